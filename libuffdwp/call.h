@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* What the floors above need of the calls: delivering pages, and releasing without states. */
+#ifndef UFFDWP_CALL_H
+#define UFFDWP_CALL_H
+
+#include "region.h"
+
+/* Waits a little, longer when it is called with a larger count. */
+void uffdwp__pause(unsigned int count);
+
+/* Protects or unprotects without looking at states; *done bytes. Waits for events to be read. */
+int uffdwp__writeprotect(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page, bool on,
+			 uint64_t *done);
+
+/* Unprotects all that can be, over whatever holes there are. */
+void uffdwp__unprotect_all(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page);
+
+/*
+ * The pages [first, first + n) are BUSY and the caller's: call the write operation, release them.
+ * 0, or UFFDWP_LATER: they stay BUSY.
+ */
+int uffdwp__deliver(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp_fault *f,
+		    struct uffdwp__stats *st);
+
+/* Releases BUSY pages: unprotect, wake, FREE. */
+int uffdwp__release(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp__stats *st);
+
+/* The first fatal error stays; every protected page is released. */
+void uffdwp__fail(struct uffdwp *h, int err);
+
+int uffdwp__error(struct uffdwp *h);
+
+#endif

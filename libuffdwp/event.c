@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Events. What each guarantees (Linux, fs/userfaultfd.c; the probe of uffd-stress checks it):
+ *
+ *	REMAP   after the move; the caller of mremap waits until it is read; then UNMAP for the old place
+ *	REMOVE  before the content goes, but reading it lets it go
+ *	UNMAP   after the unmapping
+ *	FORK    before fork returns in the parent
+ *
+ * Page faults are handed out before events that were queued earlier.
+ *
+ * Each region that an event meets is changed under the lock, then its operation is called as a reader, so that it
+ * can not be freed meanwhile.
+ */
+#include "event.h"
+
+#include <errno.h>
+
+#include "call.h"
+#include "sys.h"
+#include "util.h"
+
+struct change {
+	uint32_t kind;
+	uint64_t start, end, to;
+};
+
+static void tell(struct uffdwp__server *s, struct uffdwp_region *r, const struct uffdwp_event *e)
+{
+	int slot, ret;
+
+	if (!r->ops.event || uffdwp__error(s->h))
+		return;
+	slot = uffdwp__serving_begin(s->h);
+	ret = r->ops.event(r, e, r->ctx);
+	uffdwp__serving_end(s->h, slot);
+	if (ret)
+		uffdwp__fail(s->h, ret < 0 ? ret : -EINVAL);
+}
+
+/* ---- The books; under the lock ---- */
+
+static void set_range(struct uffdwp *h, struct uffdwp_region *r, uint64_t addr, uint64_t len)
+{
+	uffdwp__table_remove(h, r);
+	atomic_store_explicit(&r->addr, addr, memory_order_relaxed);
+	atomic_store_explicit(&r->len, len, memory_order_relaxed);
+	if (len) {
+		uffdwp__table_insert(h, r);
+		return;
+	}
+	r->next_gone = h->gone;
+	h->gone = r;
+	atomic_store_explicit(&r->gone, true, memory_order_relaxed);
+}
+
+static void move_whole(struct uffdwp *h, struct uffdwp_region *r, uint64_t delta)
+{
+	uint64_t addr = atomic_load_explicit(&r->addr, memory_order_relaxed);
+	uint64_t len = atomic_load_explicit(&r->len, memory_order_relaxed);
+
+	uffdwp__table_remove(h, r);
+	atomic_fetch_add_explicit(&r->base, delta, memory_order_relaxed);
+	if (r->mem_is_addr)
+		atomic_fetch_add_explicit(&r->mem, (uintptr_t)delta, memory_order_relaxed);
+	set_range(h, r, addr + delta, len);
+}
+
+/* Takes a part at one of the ends away; a hole in the middle stays in the region, and just never faults. */
+static void trim(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint64_t end)
+{
+	uint64_t addr = atomic_load_explicit(&r->addr, memory_order_relaxed);
+	uint64_t stop = addr + atomic_load_explicit(&r->len, memory_order_relaxed);
+
+	if (start <= addr)
+		set_range(h, r, end, stop - end);
+	else if (end >= stop)
+		set_range(h, r, addr, start - addr);
+}
+
+/* Discarding anonymous memory drops its protection, and nothing is left to save. Other memory keeps its markers. */
+static void forget(struct uffdwp_region *r, uint64_t start, uint64_t end)
+{
+	uint64_t base = atomic_load_explicit(&r->base, memory_order_relaxed);
+	uint64_t i = (start - base) >> r->shift, stop = (end - base) >> r->shift;
+
+	if (!r->anonymous)
+		return;
+	while ((i = uffdwp__pages_next(&r->pages, i, stop)) < stop) {
+		uint64_t n = uffdwp__pages_claim(&r->pages, i, stop - i);
+
+		if (n && uffdwp__pages_unlock(&r->pages, i, n, UFFDWP__FREE))
+			uffdwp__sys_wake(r->h->fd, base + (i << r->shift), n << r->shift);
+		i += n ? n : 1;
+	}
+}
+
+/* ---- One region ---- */
+
+/* A part that moved away alone is nobody's: what it is told to the operation is the last of it. */
+static void abandon(struct uffdwp_region *r, uint64_t addr, uint64_t len)
+{
+	if (r->mode & UFFDWP_MODE_WP)
+		uffdwp__unprotect_all(r->h, addr, len, r->kernel_page);
+	uffdwp__sys_unregister(r->h->fd, addr, len);
+	uffdwp__sys_wake(r->h->fd, addr, len);
+}
+
+static void apply(struct uffdwp *h, struct uffdwp_region *r, const struct change *c,
+		  const struct uffdwp_event *e)
+{
+	if (c->kind == UFFDWP_EVENT_REMAP && e->whole)
+		move_whole(h, r, c->to - c->start);
+	else if (c->kind == UFFDWP_EVENT_REMAP || c->kind == UFFDWP_EVENT_UNMAP)
+		trim(h, r, e->addr, e->addr + e->len);
+}
+
+/* The first region at or after *cursor that c meets: changes it, tells it. False when there is none. */
+static bool next_region(struct uffdwp__server *s, const struct change *c, uint64_t *cursor)
+{
+	struct uffdwp *h = s->h;
+	const struct uffdwp__table *t;
+	struct uffdwp_region *r = NULL;
+	struct uffdwp_event e = { .kind = c->kind };
+	unsigned int phase;
+
+	pthread_mutex_lock(&h->lock);
+	t = atomic_load_explicit(&h->table, memory_order_relaxed);
+	for (uint32_t i = 0; i < t->n && !r; i++) {
+		if (t->e[i].start >= c->end || t->e[i].end <= *cursor)
+			continue;
+		r = t->e[i].r;
+		e.addr = max_u64(t->e[i].start, c->start);
+		e.len = min_u64(t->e[i].end, c->end) - e.addr;
+		e.whole = e.len == t->e[i].end - t->e[i].start;
+		e.to = c->kind == UFFDWP_EVENT_REMAP ? c->to + (e.addr - c->start) : 0;
+		*cursor = e.addr + e.len;
+		apply(h, r, c, &e);
+	}
+	phase = uffdwp__enter(h); /* before the lock is given up: r can not be freed from here on */
+	pthread_mutex_unlock(&h->lock);
+	if (r)
+		tell(s, r, &e);
+	if (r && c->kind == UFFDWP_EVENT_REMOVE && r->pages.n)
+		forget(r, e.addr, e.addr + e.len);
+	if (r && c->kind == UFFDWP_EVENT_REMAP && !e.whole)
+		abandon(r, e.to, e.len);
+	uffdwp__leave(h, phase);
+	return r;
+}
+
+static void for_each(struct uffdwp__server *s, struct change c)
+{
+	uint64_t cursor = c.start;
+
+	while (cursor < c.end && next_region(s, &c, &cursor))
+		;
+}
+
+/* ---- Fork ---- */
+
+static void forked(struct uffdwp *h, int fd)
+{
+	struct uffdwp *child;
+	int err;
+
+	if (!h->forked) {
+		uffdwp__sys_close(
+			fd); /* which unprotects the child's memory and wakes its threads */
+		return;
+	}
+	err = uffdwp__child(h, fd, &child);
+	if (err) {
+		uffdwp__sys_close(fd);
+		uffdwp__fail(h, err);
+		return;
+	}
+	h->forked(h, child, h->forked_arg);
+}
+
+void uffdwp__serve_event(struct uffdwp__server *s, const struct uffd_msg *m)
+{
+	switch (m->event) {
+	case UFFD_EVENT_FORK:
+		uffdwp__count(s->st, COUNT_FORK, 1);
+		forked(s->h, (int)m->arg.fork.ufd);
+		break;
+	case UFFD_EVENT_REMAP:
+		uffdwp__count(s->st, COUNT_REMAP, 1);
+		for_each(s,
+			 (struct change){ UFFDWP_EVENT_REMAP, m->arg.remap.from,
+					  m->arg.remap.from + m->arg.remap.len, m->arg.remap.to });
+		break;
+	case UFFD_EVENT_REMOVE:
+		uffdwp__count(s->st, COUNT_REMOVE, 1);
+		for_each(s, (struct change){ UFFDWP_EVENT_REMOVE, m->arg.remove.start,
+					     m->arg.remove.end, 0 });
+		break;
+	case UFFD_EVENT_UNMAP:
+		uffdwp__count(s->st, COUNT_UNMAP, 1);
+		for_each(s, (struct change){ UFFDWP_EVENT_UNMAP, m->arg.remove.start,
+					     m->arg.remove.end, 0 });
+		break;
+	default: /* a newer kernel's, which was not asked for */
+		break;
+	}
+}

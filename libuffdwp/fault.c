@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A batch of messages: events first, as what they tell may be over the sooner; then the faults, sorted by
+ * address, so that neighbours are one call of an operation and one release.
+ *
+ * A thread that faulted sleeps until its page is released or it is woken. Every message read here ends in one of:
+ * a release, a page placed, a wake, or the state CONTENDED, with which whoever holds the page owes the wake.
+ */
+#include "fault.h"
+
+#include <errno.h>
+
+#include "call.h"
+#include "event.h"
+#include "sys.h"
+#include "util.h"
+
+/* A sequential writer has this many released pages behind it before the ones ahead are released with its fault. */
+#define BEHIND_MIN 4
+/* With EVENT_REMAP a fault may come before the event that tells whose it is: so often it is sent back first. */
+#define STRAY_RETRIES 1000
+
+struct fault {
+	uint64_t addr;
+	uint32_t flags, tid;
+};
+
+struct batch {
+	unsigned int n;
+	struct fault f[UFFDWP_BATCH_MAX];
+};
+
+/* ---- Write faults ---- */
+
+/*
+ * How many pages to release with this fault: those that faulted with it; or, for a writer that
+ * comes from the pages before, as many as it has behind it. A random writer rarely has, until there
+ * is little left to release.
+ */
+static uint64_t window(const struct uffdwp_region *r, uint64_t page, uint64_t want)
+{
+	uint64_t behind;
+
+	if (r->run == 1)
+		return 1;
+	behind = uffdwp__pages_behind(&r->pages, page, r->run);
+	return min_u64(r->run, behind >= BEHIND_MIN ? max_u64(want, behind) : want);
+}
+
+uint64_t uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+			     uint64_t want, uint32_t tid)
+{
+	struct uffdwp_fault f = { .tid = tid, .worker = s->worker };
+	uint64_t n = 1;
+
+	switch (uffdwp__pages_fault(&r->pages, page)) {
+	case UFFDWP__ARMED:
+		n += uffdwp__pages_claim(&r->pages, page + 1, window(r, page, want) - 1);
+		uffdwp__deliver(r, page, n, &f, s->st);
+		return n;
+	case UFFDWP__FREE:
+		/* It was delivered and released after this thread had faulted; to release it again does no harm. */
+		uffdwp__count(s->st, COUNT_DUPLICATES, 1);
+		uffdwp__release(r, page, 1, s->st);
+		return 1;
+	default:
+		uffdwp__count(s->st, COUNT_DUPLICATES, 1);
+		return 0;
+	}
+}
+
+/* ---- Missing and minor faults ---- */
+
+/* The handle has failed, and with it whoever knew the content: an error at the access rather than wrong data. */
+__cold static int last_resort(struct uffdwp_region *r, uint64_t addr, enum uffdwp_fault_kind kind)
+{
+	int err = uffdwp_poison(r, addr, r->page_size, NULL);
+
+	if (err == -EOPNOTSUPP || err == -EINVAL)
+		err = kind == UFFDWP_FAULT_MISSING
+			      ? uffdwp_zeropage(r, addr, r->page_size, 0, NULL)
+			      : uffdwp_continue(r, addr, r->page_size, 0, NULL);
+	return err;
+}
+
+static int place_default(struct uffdwp_region *r, uint64_t addr, enum uffdwp_fault_kind kind)
+{
+	if (kind == UFFDWP_FAULT_MISSING)
+		return uffdwp_zeropage(r, addr, r->page_size, 0, NULL);
+	return uffdwp_continue(r, addr, r->page_size, 0, NULL);
+}
+
+void uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+			  enum uffdwp_fault_kind kind, bool write, uint32_t tid)
+{
+	uint64_t addr = atomic_load_explicit(&r->base, memory_order_relaxed) + (page << r->shift);
+	uintptr_t mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
+	struct uffdwp_fault f = { .addr = addr,
+				  .offset = page << r->shift,
+				  .len = r->page_size,
+				  .kind = kind,
+				  .mem = mem ? (char *)mem + (page << r->shift) : NULL,
+				  .write = write,
+				  .tid = tid,
+				  .worker = s->worker };
+	int (*op)(struct uffdwp_region *, const struct uffdwp_fault *,
+		  void *) = kind == UFFDWP_FAULT_MISSING ? r->ops.missing : r->ops.minor;
+	int err = -ECANCELED;
+
+	if (likely(!uffdwp__error(r->h))) {
+		err = op ? op(r, &f, r->ctx) : place_default(r, addr, kind);
+		if (err == 0 || err == UFFDWP_LATER)
+			return;
+		/* Unmapped meanwhile, or the process ended: nobody's failure. */
+		if (err != -ENOENT && err != -ESRCH)
+			uffdwp__fail(r->h, err < 0 ? err : -EINVAL);
+	}
+	if (err != -ENOENT && err != -ESRCH)
+		err = last_resort(r, addr, kind);
+	if (err)
+		uffdwp__sys_wake(s->h->fd, addr, r->page_size);
+}
+
+/* ---- Faults of nobody ---- */
+
+/* Of a region that was removed, or moves just now. Nobody may stay asleep. */
+__cold static void stray(struct uffdwp__server *s, const struct fault *f)
+{
+	uint64_t page = uffdwp__sys_page_size(), addr = f->addr & ~(page - 1);
+	bool retry = s->h->features & UFFDWP_FEATURE_EVENT_REMAP &&
+		     ++s->stray_streak < STRAY_RETRIES;
+
+	uffdwp__count(s->st, COUNT_STRAYS, 1);
+	if (retry)
+		uffdwp__sys_yield();
+	else if (f->flags & UFFD_PAGEFAULT_FLAG_WP)
+		uffdwp__sys_writeprotect(s->h->fd, addr, page, false);
+	uffdwp__sys_wake(s->h->fd, addr, page);
+}
+
+/* ---- A batch ---- */
+
+static void insert_sorted(struct batch *b, const struct uffd_msg *m)
+{
+	struct fault f = { .addr = m->arg.pagefault.address,
+			   .flags = (uint32_t)m->arg.pagefault.flags,
+			   .tid = m->arg.pagefault.feat.ptid };
+	unsigned int i = b->n++;
+
+	for (; i && b->f[i - 1].addr > f.addr; i--)
+		b->f[i] = b->f[i - 1];
+	b->f[i] = f;
+}
+
+static bool is_write(const struct fault *f)
+{
+	return f->flags & UFFD_PAGEFAULT_FLAG_WP;
+}
+
+/* The number of neighbouring pages, fault i's among them, on which write faults follow one another. */
+static uint64_t neighbours(const struct batch *b, unsigned int i, const struct uffdwp_region *r)
+{
+	uint64_t last = b->f[i].addr >> r->shift, n = 1;
+
+	for (i++; i < b->n && is_write(&b->f[i]); i++) {
+		uint64_t page = b->f[i].addr >> r->shift;
+
+		if (page > last + 1)
+			break;
+		n += page - last;
+		last = page;
+	}
+	return n;
+}
+
+/* How many faults from i on are below end. */
+static unsigned int covered(const struct batch *b, unsigned int i, uint64_t end)
+{
+	unsigned int n = 0;
+
+	while (i + n < b->n && b->f[i + n].addr < end && is_write(&b->f[i + n]))
+		n++;
+	return n;
+}
+
+static void count_kind(struct uffdwp__server *s, const struct fault *f, unsigned int n)
+{
+	uffdwp__count(s->st,
+		      is_write(f)			     ? COUNT_WRITE
+		      : f->flags & UFFD_PAGEFAULT_FLAG_MINOR ? COUNT_MINOR
+							     : COUNT_MISSING,
+		      n);
+}
+
+/* Serves fault i, and with it all those that its release covers. Returns their number. */
+static unsigned int serve_at(struct uffdwp__server *s, const struct batch *b, unsigned int i)
+{
+	const struct fault *f = &b->f[i];
+	const struct uffdwp__entry *e = uffdwp__lookup(s->h, f->addr);
+	uint64_t page, n;
+	unsigned int k = 1;
+
+	if (unlikely(!e)) {
+		stray(s, f);
+		count_kind(s, f, 1);
+		return 1;
+	}
+	s->stray_streak = 0;
+	page = (f->addr - e->base) >> e->r->shift;
+	if (is_write(f) && e->r->pages.n) {
+		n = uffdwp__serve_write(s, e->r, page, neighbours(b, i, e->r), f->tid);
+		if (n > 0)
+			k = covered(b, i, min_u64(e->end, e->base + ((page + n) << e->r->shift)));
+		uffdwp__count(s->st, COUNT_DUPLICATES, k > n && n ? k - n : 0);
+	} else {
+		uffdwp__serve_absent(s, e->r, page,
+				     f->flags & UFFD_PAGEFAULT_FLAG_MINOR ? UFFDWP_FAULT_MINOR
+									  : UFFDWP_FAULT_MISSING,
+				     f->flags & UFFD_PAGEFAULT_FLAG_WRITE, f->tid);
+	}
+	count_kind(s, f, k);
+	return k;
+}
+
+static void serve_faults(struct uffdwp__server *s, const struct batch *b, uint64_t since)
+{
+	int slot = uffdwp__serving_begin(s->h);
+	unsigned int phase = uffdwp__enter(s->h), n;
+
+	for (unsigned int i = 0; i < b->n; i += n) {
+		n = serve_at(s, b, i);
+		uffdwp__hist_record(&s->st->latency, uffdwp__sys_now() - since, n, s->st->shared);
+	}
+	s->last_tid = b->f[b->n - 1].tid;
+	uffdwp__leave(s->h, phase);
+	uffdwp__serving_end(s->h, slot);
+}
+
+int uffdwp__serve(struct uffdwp__server *s)
+{
+	struct uffd_msg msg[UFFDWP_BATCH_MAX];
+	struct batch b;
+	int n = (int)uffdwp__stash_take(s->h, msg, s->h->batch);
+	uint64_t since;
+
+	if (likely(!n))
+		n = uffdwp__sys_read(s->h->fd, msg, s->h->batch);
+	if (n <= 0)
+		return n;
+	since = uffdwp__sys_now();
+	uffdwp__count(s->st, COUNT_READS, 1);
+	b.n = 0;
+	for (int i = 0; i < n; i++) {
+		if (likely(msg[i].event == UFFD_EVENT_PAGEFAULT))
+			insert_sorted(&b, &msg[i]);
+		else
+			uffdwp__serve_event(s, &msg[i]);
+	}
+	if (b.n)
+		serve_faults(s, &b, since);
+	return n;
+}

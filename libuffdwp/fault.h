@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* Serving: from messages, or signals, to operations and releases. The one path of all three ways. */
+#ifndef UFFDWP_FAULT_H
+#define UFFDWP_FAULT_H
+
+#include "region.h"
+
+/* Who serves: a thread of the pool, a caller of uffdwp_dispatch(), a signal handler. */
+struct uffdwp__server {
+	struct uffdwp *h;
+	struct uffdwp__stats *st;
+	uint32_t worker;
+	uint32_t last_tid; /* of the threads served last, 0 if unknown */
+	uint32_t stray_streak;
+};
+
+/* Reads once, without waiting, and serves what came. The number of messages, or -errno from reading. */
+int uffdwp__serve(struct uffdwp__server *s);
+
+/*
+ * In a reader section: a write fault on a page, with want - 1 more that faulted right behind it. Returns how many
+ * pages from it on need no more attention, 0 if another thread has the page.
+ */
+uint64_t uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+			     uint64_t want, uint32_t tid);
+
+/* In a reader section: a missing or minor fault. */
+void uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+			  enum uffdwp_fault_kind kind, bool write, uint32_t tid);
+
+#endif

@@ -1,0 +1,602 @@
+/* SPDX-License-Identifier: MIT */
+/* Regions: adding, finding and removing them. The design is in region.h. */
+#include "region.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "call.h"
+#include "sys.h"
+#include "util.h"
+
+/* ---- What every object needs ---- */
+
+int uffdwp__check(const struct uffdwp *h)
+{
+	if (!h)
+		return -EINVAL;
+	return likely(atomic_load_explicit(h->alive, memory_order_relaxed)) ? 0 : -ECHILD;
+}
+
+__cold int uffdwp__opts(void *to, size_t to_size, const void *from, size_t min_size)
+{
+	size_t size;
+	const unsigned char *tail = from;
+
+	memset(to, 0, to_size);
+	memcpy(to, &to_size, sizeof(to_size));
+	if (!from)
+		return 0;
+	memcpy(&size, from, sizeof(size));
+	if (size < min_size)
+		return -EINVAL;
+	for (size_t i = to_size; i < size; i++)
+		if (tail[i])
+			return -E2BIG;
+	memcpy(to, from, size < to_size ? size : to_size);
+	return 0;
+}
+
+__cold void uffdwp__reason(char *buf, size_t size, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!buf || !size)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(buf, size, fmt, ap);
+	va_end(ap);
+}
+
+/* ---- Who is in an operation ---- */
+
+bool uffdwp__serving(struct uffdwp *h)
+{
+	uintptr_t self = (uintptr_t)pthread_self();
+
+	for (int i = 0; i < UFFDWP__SERVERS; i++)
+		if (atomic_load_explicit(&h->servers[i], memory_order_relaxed) == self)
+			return true;
+	return false;
+}
+
+/* Relaxed: only ever compared with the own thread. No slot left only means no deadlock check. */
+int uffdwp__serving_begin(struct uffdwp *h)
+{
+	uintptr_t self = (uintptr_t)pthread_self();
+
+	for (int i = 0; i < UFFDWP__SERVERS; i++) {
+		uintptr_t none = 0;
+
+		if (!atomic_load_explicit(&h->servers[i], memory_order_relaxed) &&
+		    atomic_compare_exchange_strong_explicit(&h->servers[i], &none, self,
+							    memory_order_relaxed,
+							    memory_order_relaxed))
+			return i;
+	}
+	return -1;
+}
+
+void uffdwp__serving_end(struct uffdwp *h, int slot)
+{
+	if (slot >= 0)
+		atomic_store_explicit(&h->servers[slot], 0, memory_order_relaxed);
+}
+
+/* ---- The table ---- */
+
+const struct uffdwp__entry *uffdwp__lookup(struct uffdwp *h, uint64_t addr)
+{
+	/* Acquire: pairs with the publication in publish(). seq_cst: see synchronize. */
+	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_seq_cst);
+	uint32_t lo = 0, hi = t->n;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (t->e[mid].end <= addr)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < t->n && t->e[lo].start <= addr ? &t->e[lo] : NULL;
+}
+
+/*
+ * Waits until who entered before has left. Two phases: a reader may have taken the old phase's number and count
+ * itself only now; it is then waited for in the second round.
+ */
+void uffdwp__synchronize(struct uffdwp *h)
+{
+	for (int round = 0; round < 2; round++) {
+		unsigned int old = atomic_fetch_xor_explicit(&h->phase, 1, memory_order_seq_cst) &
+				   1;
+
+		for (unsigned int spins = 0;
+		     atomic_load_explicit(&h->readers[old], memory_order_seq_cst); spins++)
+			uffdwp__pause(spins);
+	}
+}
+
+static void publish(struct uffdwp *h, struct uffdwp__table *t)
+{
+	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed);
+
+	atomic_store_explicit(&h->table, t, memory_order_seq_cst);
+	uffdwp__synchronize(h);
+	h->spare = old;
+}
+
+__cold static size_t table_bytes(uint32_t cap)
+{
+	return sizeof(struct uffdwp__table) + cap * sizeof(struct uffdwp__entry);
+}
+
+__cold int uffdwp__table_reserve(struct uffdwp *h, uint32_t n)
+{
+	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed), *a, *b;
+	uint32_t cap = h->table_cap ? h->table_cap : 64;
+	size_t old_size = h->table_size;
+
+	if (n <= h->table_cap)
+		return 0;
+	while (cap < n)
+		cap *= 2;
+	a = uffdwp__sys_alloc(table_bytes(cap));
+	b = uffdwp__sys_alloc(table_bytes(cap));
+	if (!a || !b) {
+		uffdwp__sys_free(a, table_bytes(cap));
+		uffdwp__sys_free(b, table_bytes(cap));
+		return -ENOMEM;
+	}
+	uffdwp__sys_free(h->spare, old_size);
+	h->spare = NULL;
+	h->table_cap = cap;
+	h->table_size = table_bytes(cap);
+	if (!old) {
+		atomic_store_explicit(&h->table, a, memory_order_release);
+	} else {
+		memcpy(a, old, table_bytes(old->n));
+		publish(h, a);
+		uffdwp__sys_free(old, old_size);
+	}
+	h->spare = b;
+	return 0;
+}
+
+void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r)
+{
+	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed),
+			     *t = h->spare;
+	uint64_t start = atomic_load_explicit(&r->addr, memory_order_relaxed);
+	uint32_t i = 0;
+
+	while (i < old->n && old->e[i].start < start)
+		i++;
+	memcpy(t->e, old->e, i * sizeof(t->e[0]));
+	t->e[i].start = start;
+	t->e[i].end = start + atomic_load_explicit(&r->len, memory_order_relaxed);
+	t->e[i].base = atomic_load_explicit(&r->base, memory_order_relaxed);
+	t->e[i].r = r;
+	memcpy(t->e + i + 1, old->e + i, (old->n - i) * sizeof(t->e[0]));
+	t->n = old->n + 1;
+	publish(h, t);
+}
+
+void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r)
+{
+	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed),
+			     *t = h->spare;
+
+	t->n = 0;
+	for (uint32_t i = 0; i < old->n; i++)
+		if (old->e[i].r != r)
+			t->e[t->n++] = old->e[i];
+	publish(h, t);
+}
+
+/* ---- The stash ---- */
+
+void uffdwp__stash_fill(struct uffdwp *h)
+{
+	uint32_t n;
+	int got;
+
+	if (!h->stash)
+		return;
+	pthread_mutex_lock(&h->stash_lock);
+	n = atomic_load_explicit(&h->stashed, memory_order_relaxed);
+	if (!n)
+		h->stash_head = 0;
+	got = h->stash_head + n < UFFDWP__STASH
+		      ? uffdwp__sys_read(h->fd, h->stash + h->stash_head + n,
+					 UFFDWP__STASH - h->stash_head - n)
+		      : 0;
+	if (got > 0)
+		atomic_store_explicit(&h->stashed, n + (uint32_t)got, memory_order_relaxed);
+	pthread_mutex_unlock(&h->stash_lock);
+	if (got > 0)
+		uffdwp__sys_eventfd_add(h->kick);
+}
+
+unsigned int uffdwp__stash_take(struct uffdwp *h, struct uffd_msg *msg, unsigned int max)
+{
+	uint32_t n;
+
+	if (likely(!atomic_load_explicit(&h->stashed, memory_order_relaxed)))
+		return 0;
+	pthread_mutex_lock(&h->stash_lock);
+	n = (uint32_t)min_u64(atomic_load_explicit(&h->stashed, memory_order_relaxed), max);
+	memcpy(msg, h->stash + h->stash_head, n * sizeof(*msg));
+	h->stash_head += n;
+	atomic_fetch_sub_explicit(&h->stashed, n, memory_order_relaxed);
+	pthread_mutex_unlock(&h->stash_lock);
+	return n;
+}
+
+/* ---- Making a region ---- */
+
+__cold static int ops_of(struct uffdwp_ops *to, const struct uffdwp_ops *from)
+{
+	return uffdwp__opts(to, sizeof(*to), from, sizeof(size_t));
+}
+
+__cold struct uffdwp_region *
+uffdwp__region_new(struct uffdwp *h, const struct uffdwp_region_opts *o, uint64_t kernel_page)
+{
+	bool states = o->mode & UFFDWP_MODE_WP && !(h->features & UFFDWP_FEATURE_WP_ASYNC);
+	uint64_t n = states ? o->len / o->page_size : 0;
+	size_t size = sizeof(struct uffdwp_region) + uffdwp__pages_bytes(n);
+	struct uffdwp_region *r = uffdwp__sys_alloc(size);
+
+	if (!r)
+		return NULL;
+	r->h = h;
+	r->addr = r->base = o->addr;
+	r->len = o->len;
+	r->mem = o->mem				      ? (uintptr_t)o->mem
+		 : h->source == UFFDWP_SOURCE_ADOPTED ? 0
+						      : (uintptr_t)o->addr;
+	r->mem_is_addr = r->mem == o->addr && h->source != UFFDWP_SOURCE_ADOPTED;
+	r->page_size = o->page_size;
+	r->kernel_page = kernel_page;
+	r->shift = (unsigned int)__builtin_ctzll(o->page_size);
+	r->mode = o->mode;
+	r->run = o->run ? o->run : 1;
+	r->ctx = o->ctx;
+	r->pages.n = n;
+	r->pages.w = (_Atomic uint64_t *)(r + 1);
+	r->alloc_size = size;
+	uffdwp__pages_fill(&r->pages, o->armed ? UFFDWP__ARMED : UFFDWP__FREE);
+	if (ops_of(&r->ops, o->ops))
+		goto fail;
+	if (o->mode & UFFDWP_MODE_MISSING) {
+		r->zeros_size = kernel_page;
+		r->zeros = uffdwp__sys_alloc_zeros(kernel_page);
+		if (!r->zeros)
+			goto fail;
+	}
+	return r;
+fail:
+	uffdwp__sys_free(r, size);
+	return NULL;
+}
+
+__cold void uffdwp__region_free(struct uffdwp_region *r)
+{
+	uffdwp__sys_free(r->zeros, r->zeros_size);
+	uffdwp__sys_free(r, r->alloc_size);
+}
+
+/* ---- Adding ---- */
+
+#define FAIL(err, ...)                                                  \
+	do {                                                            \
+		uffdwp__reason(o->reason, o->reason_size, __VA_ARGS__); \
+		return err;                                             \
+	} while (0)
+
+__cold static int check_range(const struct uffdwp_region_opts *o)
+{
+	uint64_t base = uffdwp__sys_page_size(), ps = o->page_size;
+
+	if (!is_pow2(ps) || ps < base)
+		FAIL(-EINVAL, "page_size %llu: must be a power of two and at least %llu",
+		     (unsigned long long)ps, (unsigned long long)base);
+	if (o->addr % ps)
+		FAIL(-EINVAL, "addr 0x%llx: must be a multiple of page_size %llu",
+		     (unsigned long long)o->addr, (unsigned long long)ps);
+	if (!o->len || o->len % ps)
+		FAIL(-EINVAL, "len %llu: must be a positive multiple of page_size %llu",
+		     (unsigned long long)o->len, (unsigned long long)ps);
+	if (o->addr + o->len < o->addr)
+		FAIL(-EINVAL, "addr 0x%llx + len %llu: beyond the address space",
+		     (unsigned long long)o->addr, (unsigned long long)o->len);
+	return 0;
+}
+
+__cold static int check_opts(const struct uffdwp *h, const struct uffdwp_region_opts *o)
+{
+	uint32_t modes = UFFDWP_MODE_MISSING | UFFDWP_MODE_WP | UFFDWP_MODE_MINOR;
+	struct uffdwp_ops ops;
+	int err;
+
+	if (!o->mode || o->mode & ~modes)
+		FAIL(-EINVAL, "mode 0x%x: must be one or more of UFFDWP_MODE_MISSING, _WP, _MINOR",
+		     o->mode);
+	if (o->run > UFFDWP_RUN_MAX)
+		FAIL(-EINVAL, "run %u: must be at most %u", o->run, UFFDWP_RUN_MAX);
+	if (o->armed > 1)
+		FAIL(-EINVAL, "armed %u: must be 0 or 1", o->armed);
+	err = ops_of(&ops, o->ops);
+	if (err)
+		FAIL(err, "ops->sz: must be sizeof(struct uffdwp_ops), %zu", sizeof(ops));
+	if (h->serve == UFFDWP_SERVE_SIGBUS && o->mode & UFFDWP_MODE_MINOR &&
+	    o->mode & UFFDWP_MODE_MISSING)
+		FAIL(-EOPNOTSUPP,
+		     "mode 0x%x: SIGBUS does not tell MISSING from MINOR; take one of them",
+		     o->mode);
+	return check_range(o);
+}
+
+__cold static bool overlaps(struct uffdwp *h, uint64_t addr, uint64_t len)
+{
+	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_relaxed);
+
+	for (uint32_t i = 0; i < t->n; i++)
+		if (t->e[i].start < addr + len && addr < t->e[i].end)
+			return true;
+	return false;
+}
+
+/* Whether it matters that memory is anonymous; finding out reads /proc. */
+__cold static bool needs_kind(const struct uffdwp *h, uint32_t mode)
+{
+	uint64_t markers = UFFDWP_FEATURE_WP_UNPOPULATED | UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM;
+
+	if (h->source == UFFDWP_SOURCE_ADOPTED || !(mode & UFFDWP_MODE_WP))
+		return false;
+	return (h->features & markers) != markers || h->features & UFFDWP_FEATURE_EVENT_REMOVE;
+}
+
+__cold static int find_kind(struct uffdwp_region *r, const struct uffdwp_region_opts *o)
+{
+	uint64_t features = r->h->features;
+	int anonymous = needs_kind(r->h, r->mode) ? uffdwp__sys_is_anonymous(o->addr) : 1;
+
+	if (anonymous == -ENOENT)
+		FAIL(-EINVAL, "addr 0x%llx: nothing is mapped there", (unsigned long long)o->addr);
+	if (anonymous < 0)
+		FAIL(anonymous, "/proc/self/maps: can not be read: %s", strerror(-anonymous));
+	r->anonymous = anonymous;
+	if (!anonymous && !(features & UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM))
+		FAIL(-EOPNOTSUPP,
+		     "mode WP on shared or hugetlb memory: needs WP_HUGETLBFS_SHMEM (Linux 5.19)");
+	/* With missing faults pages are protected as they come. */
+	r->populate = anonymous &&
+		      !(features & (UFFDWP_FEATURE_WP_UNPOPULATED | UFFDWP_FEATURE_WP_ASYNC)) &&
+		      r->mode == UFFDWP_MODE_WP && r->h->source != UFFDWP_SOURCE_ADOPTED;
+	return 0;
+}
+
+__cold static const char *register_hint(int err)
+{
+	switch (err) {
+	case -EBUSY:
+		return "another userfaultfd has it, or it was registered for write protection before";
+	case -EPERM:
+		return "shared memory must be writable to be registered";
+	case -ENOMEM:
+		return "nothing is mapped there, or memory is short";
+	case -EINVAL:
+		return "nothing is mapped there, or it is not anonymous, shmem or hugetlb memory, or hugetlb "
+		       "memory not aligned to its page, or the kernel lacks the mode for it";
+	default:
+		return "UFFDIO_REGISTER failed";
+	}
+}
+
+__cold static int register_region(struct uffdwp_region *r, const struct uffdwp_region_opts *o)
+{
+	uint64_t ioctls, need = r->mode & UFFDWP_MODE_WP ? UINT64_C(1) << _UFFDIO_WRITEPROTECT : 0;
+	bool hugetlb;
+	int err = uffdwp__sys_register(r->h->fd, o->addr, o->len, r->mode, &ioctls);
+
+	if (err)
+		FAIL(err, "addr 0x%llx len %llu mode 0x%x: %s", (unsigned long long)o->addr,
+		     (unsigned long long)o->len, o->mode, register_hint(err));
+	if (r->mode & UFFDWP_MODE_MINOR)
+		need |= UINT64_C(1) << 7; /* CONTINUE */
+	/* Of all the kinds, hugetlb memory alone has no ZEROPAGE. */
+	hugetlb = !(ioctls & UINT64_C(1) << _UFFDIO_ZEROPAGE);
+	if ((ioctls & need) == need && (!hugetlb || r->page_size > uffdwp__sys_page_size())) {
+		r->kernel_page = hugetlb ? r->page_size : uffdwp__sys_page_size();
+		return 0;
+	}
+	uffdwp__sys_unregister(r->h->fd, o->addr, o->len);
+	if (hugetlb && (ioctls & need) == need)
+		FAIL(-EINVAL, "page_size %llu: hugetlb memory needs the size of its huge pages",
+		     (unsigned long long)o->page_size);
+	FAIL(-EOPNOTSUPP, "mode 0x%x: the kernel does not have it for this memory", o->mode);
+}
+
+__cold static int add_locked(struct uffdwp *h, struct uffdwp_region *r,
+			     const struct uffdwp_region_opts *o)
+{
+	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_relaxed);
+	int err;
+
+	if (overlaps(h, o->addr, o->len))
+		FAIL(-EEXIST, "addr 0x%llx len %llu: overlaps a region of this handle",
+		     (unsigned long long)o->addr, (unsigned long long)o->len);
+	err = uffdwp__table_reserve(h, t->n + 1);
+	if (!err)
+		err = register_region(r, o);
+	if (!err)
+		uffdwp__table_insert(h, r);
+	return err;
+}
+
+/* The caller's memory is not touched under the lock: it may be protected. */
+__cold static int add(struct uffdwp *h, struct uffdwp_region *r, const struct uffdwp_region_opts *o)
+{
+	struct uffdwp_region_opts copy = *o;
+	char why[256] = "";
+	int err;
+
+	copy.reason = why;
+	copy.reason_size = sizeof(why);
+	pthread_mutex_lock(&h->lock);
+	err = add_locked(h, r, &copy);
+	pthread_mutex_unlock(&h->lock);
+	if (err)
+		uffdwp__reason(o->reason, o->reason_size, "%s", *why ? why : "out of memory");
+	return err;
+}
+
+UFFDWP_PUBLIC __cold int uffdwp_region_add(struct uffdwp *h, const struct uffdwp_region_opts *opts,
+					   struct uffdwp_region **out)
+{
+	struct uffdwp_region_opts copy, *o = &copy;
+	struct uffdwp_region *r;
+	int err = uffdwp__check(h);
+
+	if (out)
+		*out = NULL;
+	if (err || !out || !opts)
+		return err ? err : -EINVAL;
+	err = uffdwp__opts(o, sizeof(*o), opts, offsetof(struct uffdwp_region_opts, reason));
+	if (err)
+		return err;
+	if (uffdwp__serving(h))
+		FAIL(-EDEADLK, "called from a fault operation");
+	if (!o->page_size)
+		o->page_size = uffdwp__sys_page_size();
+	err = check_opts(h, o);
+	if (err)
+		return err;
+	r = uffdwp__region_new(h, o, o->page_size);
+	if (!r)
+		FAIL(-ENOMEM, "out of memory");
+	err = find_kind(r, o);
+	if (!err)
+		err = add(h, r, o);
+	if (err)
+		uffdwp__region_free(r);
+	else
+		*out = r;
+	return err;
+}
+
+/* ---- Removing ---- */
+
+/*
+ * Leaves no thread asleep: unregistering alone wakes nobody who waits on a protected page, and a thread that is
+ * woken while the range is registered would sleep again.
+ */
+__cold static void detach(struct uffdwp_region *r)
+{
+	uint64_t addr = atomic_load_explicit(&r->addr, memory_order_relaxed);
+	uint64_t len = atomic_load_explicit(&r->len, memory_order_relaxed);
+
+	if (r->mode & UFFDWP_MODE_WP)
+		uffdwp__unprotect_all(r->h, addr, len, r->kernel_page);
+	uffdwp__sys_unregister(r->h->fd, addr, len);
+	uffdwp__sys_wake(r->h->fd, addr, len);
+}
+
+UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
+{
+	struct uffdwp *h;
+	int err;
+
+	if (!r)
+		return -EINVAL;
+	h = r->h;
+	err = uffdwp__check(h);
+	if (err)
+		return err;
+	if (uffdwp__serving(h))
+		return -EDEADLK;
+	pthread_mutex_lock(&h->lock);
+	if (!atomic_load_explicit(&r->gone, memory_order_relaxed)) {
+		uffdwp__table_remove(h, r);
+		detach(r);
+	} else {
+		uffdwp__synchronize(h);
+	}
+	for (struct uffdwp_region **p = &h->gone; *p; p = &(*p)->next_gone)
+		if (*p == r) {
+			*p = r->next_gone;
+			break;
+		}
+	pthread_mutex_unlock(&h->lock);
+	uffdwp__region_free(r);
+	return 0;
+}
+
+/* At the end of a handle, when nobody serves any more. inert: in a forked child, which must not touch the kernel's. */
+__cold void uffdwp__regions_drop(struct uffdwp *h, bool inert)
+{
+	struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_relaxed);
+
+	for (uint32_t i = 0; t && i < t->n; i++) {
+		if (!inert)
+			detach(t->e[i].r);
+		uffdwp__region_free(t->e[i].r);
+	}
+	while (h->gone) {
+		struct uffdwp_region *r = h->gone;
+
+		h->gone = r->next_gone;
+		uffdwp__region_free(r);
+	}
+	uffdwp__sys_free(t, h->table_size);
+	uffdwp__sys_free(h->spare, h->table_size);
+}
+
+/* ---- Asking ---- */
+
+UFFDWP_PUBLIC struct uffdwp_region *uffdwp_region_find(struct uffdwp *h, uint64_t addr)
+{
+	const struct uffdwp__entry *e;
+	struct uffdwp_region *r;
+	unsigned int phase;
+
+	if (uffdwp__check(h))
+		return NULL;
+	phase = uffdwp__enter(h);
+	e = uffdwp__lookup(h, addr);
+	r = e ? e->r : NULL;
+	uffdwp__leave(h, phase);
+	return r;
+}
+
+UFFDWP_PUBLIC uint64_t uffdwp_region_addr(const struct uffdwp_region *r)
+{
+	return r ? atomic_load_explicit(&r->addr, memory_order_relaxed) : 0;
+}
+
+UFFDWP_PUBLIC uint64_t uffdwp_region_len(const struct uffdwp_region *r)
+{
+	if (!r || atomic_load_explicit(&r->gone, memory_order_relaxed))
+		return 0;
+	return atomic_load_explicit(&r->len, memory_order_relaxed);
+}
+
+UFFDWP_PUBLIC uint64_t uffdwp_region_page_size(const struct uffdwp_region *r)
+{
+	return r ? r->page_size : 0;
+}
+
+UFFDWP_PUBLIC void *uffdwp_region_ctx(const struct uffdwp_region *r)
+{
+	return r ? r->ctx : NULL;
+}
+
+UFFDWP_PUBLIC struct uffdwp *uffdwp_region_handle(const struct uffdwp_region *r)
+{
+	return r ? r->h : NULL;
+}

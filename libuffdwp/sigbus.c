@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * SIGBUS: with UFFD_FEATURE_SIGBUS the kernel sends no message but kills the access, and the handler, in the very
+ * thread that faulted, does what a message would have caused; then the access is repeated.
+ *
+ * A process has one handler for a signal. So there is one for all handles, and this file has the library's only
+ * global state: the list of handles, and the handler that was there before, which gets every SIGBUS that is not ours.
+ * Handlers are readers, counted as in region.h but for all handles together, so that a handle can be taken off the
+ * list while others are in use.
+ *
+ * The signal tells an address and no reason. Where a region can have more than one, the page is read through the
+ * kernel: it is missing if that fails.
+ */
+#include "sigbus.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <ucontext.h>
+
+#include "call.h"
+#include "fault.h"
+#include "sys.h"
+#include "util.h"
+
+/* A page that nobody protects and that still faults so often is not ours: hugetlb ran out of pages, say. */
+#define FREE_STREAK 1000
+
+static struct {
+	_Atomic(struct uffdwp *) handle[UFFDWP__SIGBUS_MAX];
+	_Atomic uint32_t phase;
+	_Atomic uint64_t readers[2];
+	_Atomic uint64_t streak_addr;
+	_Atomic uint32_t streak;
+	pthread_mutex_t lock; /* the rest */
+	unsigned int users;
+	bool installed; /* ours is the handler, or behind one that was put before it */
+	struct sigaction before;
+} chain = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* ---- Serving ---- */
+
+/* Through the kernel, which says EFAULT where an access of ours would be the next signal. */
+static bool present(uint64_t addr)
+{
+	char byte;
+
+	return uffdwp__sys_read_process(uffdwp__sys_pid(), addr, &byte, 1) == 1;
+}
+
+/* x86 says whether the page was in the page table: then only protection can have failed. Swapped pages were not. */
+static bool protection_fault(const ucontext_t *uc)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	return uc->uc_mcontext.gregs[REG_ERR] & 1;
+#else
+	(void)uc;
+	return false;
+#endif
+}
+
+static bool too_often(uint64_t addr)
+{
+	if (atomic_exchange_explicit(&chain.streak_addr, addr, memory_order_relaxed) != addr)
+		atomic_store_explicit(&chain.streak, 0, memory_order_relaxed);
+	return atomic_fetch_add_explicit(&chain.streak, 1, memory_order_relaxed) >= FREE_STREAK;
+}
+
+static bool serve_write(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+			uint64_t addr)
+{
+	if (uffdwp__pages_get(&r->pages, page) == UFFDWP__FREE &&
+	    (!present(addr) || too_often(addr)))
+		return false;
+	uffdwp__count(s->st, COUNT_WRITE, 1);
+	/* Another thread has the page: try again when it may have finished. */
+	if (!uffdwp__serve_write(s, r, page, 1, 0))
+		uffdwp__sys_yield();
+	return true;
+}
+
+static bool serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page)
+{
+	bool minor = r->mode & UFFDWP_MODE_MINOR;
+
+	uffdwp__count(s->st, minor ? COUNT_MINOR : COUNT_MISSING, 1);
+	uffdwp__serve_absent(s, r, page, minor ? UFFDWP_FAULT_MINOR : UFFDWP_FAULT_MISSING, false,
+			     0);
+	return true;
+}
+
+static bool serve_region(struct uffdwp__server *s, const struct uffdwp__entry *e, uint64_t addr,
+			 const ucontext_t *uc)
+{
+	struct uffdwp_region *r = e->r;
+	uint64_t page = (addr - e->base) >> r->shift;
+	bool absent = r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR);
+
+	if (r->pages.n && (!absent || protection_fault(uc) || present(addr)))
+		return serve_write(s, r, page, addr);
+	return absent && serve_absent(s, r, page);
+}
+
+static bool serve_handle(struct uffdwp *h, uint64_t addr, const ucontext_t *uc)
+{
+	struct uffdwp__server s = { .h = h, .st = &h->stats, .worker = UFFDWP_NO_WORKER };
+	const struct uffdwp__entry *e;
+	uint64_t since = uffdwp__sys_now();
+	bool ours;
+	unsigned int phase;
+	int slot;
+
+	if (uffdwp__check(h))
+		return false;
+	slot = uffdwp__serving_begin(h);
+	phase = uffdwp__enter(h);
+	e = uffdwp__lookup(h, addr);
+	ours = e && serve_region(&s, e, addr, uc);
+	uffdwp__leave(h, phase);
+	uffdwp__serving_end(h, slot);
+	if (ours)
+		uffdwp__hist_record(&h->stats.latency, uffdwp__sys_now() - since, 1, 1);
+	return ours;
+}
+
+static bool serve(uint64_t addr, const ucontext_t *uc)
+{
+	/* seq_cst: as uffdwp__enter(). */
+	unsigned int phase = atomic_load_explicit(&chain.phase, memory_order_relaxed) & 1;
+	bool ours = false;
+
+	atomic_fetch_add_explicit(&chain.readers[phase], 1, memory_order_seq_cst);
+	for (int i = 0; i < UFFDWP__SIGBUS_MAX && !ours; i++) {
+		struct uffdwp *h = atomic_load_explicit(&chain.handle[i], memory_order_seq_cst);
+
+		ours = h && serve_handle(h, addr, uc);
+	}
+	atomic_fetch_sub_explicit(&chain.readers[phase], 1, memory_order_release);
+	return ours;
+}
+
+/* ---- The signal ---- */
+
+/* As if the handler before were the handler now. The default action is death; an access that is ignored never ends. */
+static void pass_on(int sig, siginfo_t *info, void *uc)
+{
+	const struct sigaction *before = &chain.before;
+
+	if (before->sa_flags & SA_SIGINFO) {
+		before->sa_sigaction(sig, info, uc);
+	} else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+		before->sa_handler(sig);
+	} else if (before->sa_handler == SIG_DFL || info->si_code > 0) {
+		signal(sig, SIG_DFL);
+		if (info->si_code <= 0) /* sent by kill(2): it does not come again by itself */
+			raise(sig);
+	}
+}
+
+static void handler(int sig, siginfo_t *info, void *uc)
+{
+	int saved = errno;
+
+	if (info->si_code != BUS_ADRERR || !serve((uintptr_t)info->si_addr, uc))
+		pass_on(sig, info, uc);
+	errno = saved;
+}
+
+/* ---- The list ---- */
+
+__cold static int install(void)
+{
+	struct sigaction sa = { .sa_sigaction = handler,
+				.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+
+	if (chain.installed)
+		return 0;
+	sigfillset(&sa.sa_mask);
+	if (sigaction(SIGBUS, &sa, &chain.before))
+		return -errno;
+	chain.installed = true;
+	return 0;
+}
+
+/* Only if nobody has put another handler before ours since, which may call ours. */
+__cold static void uninstall(void)
+{
+	struct sigaction now;
+
+	if (sigaction(SIGBUS, NULL, &now) || !(now.sa_flags & SA_SIGINFO) ||
+	    now.sa_sigaction != handler)
+		return;
+	sigaction(SIGBUS, &chain.before, NULL);
+	chain.installed = false;
+}
+
+__cold int uffdwp__sigbus_add(struct uffdwp *h)
+{
+	int i = 0, err = 0;
+
+	pthread_mutex_lock(&chain.lock);
+	while (i < UFFDWP__SIGBUS_MAX &&
+	       atomic_load_explicit(&chain.handle[i], memory_order_relaxed))
+		i++;
+	if (i == UFFDWP__SIGBUS_MAX)
+		err = -EMFILE;
+	else
+		err = install();
+	if (!err) {
+		chain.users++;
+		atomic_store_explicit(&chain.handle[i], h, memory_order_seq_cst);
+	}
+	pthread_mutex_unlock(&chain.lock);
+	return err;
+}
+
+__cold static void synchronize(void)
+{
+	for (int round = 0; round < 2; round++) {
+		unsigned int old = atomic_fetch_xor_explicit(&chain.phase, 1,
+							     memory_order_seq_cst) &
+				   1;
+
+		for (unsigned int n = 0;
+		     atomic_load_explicit(&chain.readers[old], memory_order_seq_cst); n++)
+			uffdwp__pause(n);
+	}
+}
+
+__cold void uffdwp__sigbus_remove(struct uffdwp *h)
+{
+	pthread_mutex_lock(&chain.lock);
+	for (int i = 0; i < UFFDWP__SIGBUS_MAX; i++) {
+		if (atomic_load_explicit(&chain.handle[i], memory_order_relaxed) != h)
+			continue;
+		atomic_store_explicit(&chain.handle[i], NULL, memory_order_seq_cst);
+		synchronize();
+		if (!--chain.users)
+			uninstall();
+		break;
+	}
+	pthread_mutex_unlock(&chain.lock);
+}
+
+/* Nobody else uses the list of a child that is new; its lock may be a thread's that is not there. */
+__cold void uffdwp__sigbus_drop(struct uffdwp *h)
+{
+	for (int i = 0; i < UFFDWP__SIGBUS_MAX; i++) {
+		if (atomic_load_explicit(&chain.handle[i], memory_order_relaxed) != h)
+			continue;
+		atomic_store_explicit(&chain.handle[i], NULL, memory_order_seq_cst);
+		chain.users--;
+	}
+}

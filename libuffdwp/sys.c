@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The system calls. Nothing here knows a region or a handle. Every wrapper turns errno into a
+ * return value at once, because serving threads may be signal handlers, whose caller wants errno
+ * back as it was.
+ */
+#include "sys.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "uapi.h"
+#include "util.h"
+
+#define RETRY(call)                               \
+	__extension__({                           \
+		long r_;                          \
+		do                                \
+			r_ = (long)(call);        \
+		while (r_ < 0 && errno == EINTR); \
+		r_ < 0 ? -errno : r_;             \
+	})
+
+/* ---- Descriptors ---- */
+
+__cold int uffdwp__sys_open_device(bool user_mode_only)
+{
+	int flags = O_CLOEXEC | O_NONBLOCK | (user_mode_only ? UFFD_USER_MODE_ONLY : 0);
+	int dev = (int)RETRY(open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
+	int fd;
+
+	if (dev < 0)
+		return dev;
+	fd = (int)RETRY(ioctl(dev, USERFAULTFD_IOC_NEW, flags));
+	close(dev);
+	return fd;
+}
+
+__cold int uffdwp__sys_open_syscall(bool user_mode_only)
+{
+	int flags = O_CLOEXEC | O_NONBLOCK | (user_mode_only ? UFFD_USER_MODE_ONLY : 0);
+
+	return (int)RETRY(syscall(SYS_userfaultfd, flags));
+}
+
+__cold int uffdwp__sys_api(int fd, uint64_t features, uint64_t *got, uint64_t *ioctls)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int err = (int)RETRY(ioctl(fd, UFFDIO_API, &api));
+
+	*got = err ? 0 : api.features;
+	*ioctls = err ? 0 : api.ioctls;
+	return err;
+}
+
+__cold int uffdwp__sys_nonblock(int fd, bool on)
+{
+	int flags = (int)RETRY(fcntl(fd, F_GETFL));
+
+	return flags < 0 ? flags
+			 : (int)RETRY(fcntl(fd, F_SETFL,
+					    on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK));
+}
+
+/* Before its handshake a userfaultfd polls as an error; a blocking one always does. */
+__cold int uffdwp__sys_is_uffd(int fd)
+{
+	char path[32], link[64] = "";
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	int err;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (readlink(path, link, sizeof(link) - 1) < 0)
+		return errno == ENOENT ? -EBADF : -errno;
+	if (!strstr(link, "[userfaultfd]"))
+		return -EINVAL;
+	err = uffdwp__sys_nonblock(fd, true);
+	if (err)
+		return err;
+	err = (int)RETRY(poll(&p, 1, 0));
+	return err < 0 ? err : !(p.revents & POLLERR);
+}
+
+/* EINTR from close(2) on Linux means closed. */
+__cold int uffdwp__sys_close(int fd)
+{
+	return close(fd) < 0 && errno != EINTR ? -errno : 0;
+}
+
+__cold int uffdwp__sys_eventfd(void)
+{
+	return (int)RETRY(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+int uffdwp__sys_eventfd_add(int fd)
+{
+	uint64_t one = 1;
+	long n = RETRY(write(fd, &one, sizeof(one)));
+
+	return n < 0 ? (int)n : 0;
+}
+
+int uffdwp__sys_eventfd_clear(int fd)
+{
+	uint64_t value;
+	long n = RETRY(read(fd, &value, sizeof(value)));
+
+	return n < 0 ? (int)n : 0;
+}
+
+__cold int uffdwp__sys_epoll(void)
+{
+	return (int)RETRY(epoll_create1(EPOLL_CLOEXEC));
+}
+
+__cold int uffdwp__sys_epoll_add(int ep, int fd, uint32_t events)
+{
+	struct epoll_event e = { .events = events, .data = { .fd = fd } };
+
+	return (int)RETRY(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
+}
+
+int uffdwp__sys_epoll_wait(int ep)
+{
+	struct epoll_event e[2];
+	long n = RETRY(epoll_wait(ep, e, 2, -1));
+
+	return n < 0 ? (int)n : 0;
+}
+
+/* ---- The userfaultfd ---- */
+
+int uffdwp__sys_read(int fd, struct uffd_msg *msg, unsigned int max)
+{
+	ssize_t n = read(fd, msg, max * sizeof(*msg));
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	return (int)(n / (ssize_t)sizeof(*msg));
+}
+
+__cold int uffdwp__sys_register(int fd, uint64_t addr, uint64_t len, uint64_t mode,
+				uint64_t *ioctls)
+{
+	struct uffdio_register reg = { .range = { addr, len }, .mode = mode };
+	int err = (int)RETRY(ioctl(fd, UFFDIO_REGISTER, &reg));
+
+	*ioctls = err ? 0 : reg.ioctls;
+	return err;
+}
+
+__cold int uffdwp__sys_unregister(int fd, uint64_t addr, uint64_t len)
+{
+	struct uffdio_range range = { addr, len };
+
+	return (int)RETRY(ioctl(fd, UFFDIO_UNREGISTER, &range));
+}
+
+int uffdwp__sys_wake(int fd, uint64_t addr, uint64_t len)
+{
+	struct uffdio_range range = { addr, len };
+
+	return (int)RETRY(ioctl(fd, UFFDIO_WAKE, &range));
+}
+
+int uffdwp__sys_writeprotect(int fd, uint64_t addr, uint64_t len, bool on)
+{
+	struct uffdio_writeprotect wp = { .range = { addr, len },
+					  .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0 };
+
+	return (int)RETRY(ioctl(fd, UFFDIO_WRITEPROTECT, &wp));
+}
+
+/*
+ * A call that placed a part says so in the struct and fails with EAGAIN; one that placed nothing has
+ * -errno there, or, where it never looked at the memory, what was there before: 0.
+ */
+static int64_t placed(long ret, int64_t count)
+{
+	if (count > 0)
+		return count;
+	return ret < 0 ? ret : count < 0 ? count : -EAGAIN;
+}
+
+int64_t uffdwp__sys_copy(int fd, uint64_t addr, uint64_t src, uint64_t len, bool wp)
+{
+	struct uffdio_copy c = {
+		.dst = addr, .src = src, .len = len, .mode = wp ? UFFDWP__COPY_WP : 0
+	};
+	long ret = RETRY(ioctl(fd, UFFDIO_COPY, &c));
+
+	return placed(ret, c.copy);
+}
+
+int64_t uffdwp__sys_zeropage(int fd, uint64_t addr, uint64_t len)
+{
+	struct uffdio_zeropage z = { .range = { addr, len } };
+	long ret = RETRY(ioctl(fd, UFFDIO_ZEROPAGE, &z));
+
+	return placed(ret, z.zeropage);
+}
+
+int64_t uffdwp__sys_continue(int fd, uint64_t addr, uint64_t len, bool wp)
+{
+	struct uffdwp__continue c = { .range = { addr, len },
+				      .mode = wp ? UFFDWP__CONTINUE_WP : 0 };
+	long ret = RETRY(ioctl(fd, UFFDWP__IOC_CONTINUE, &c));
+
+	/* Kernels without CONTINUE_MODE_WP reject the mode; arguments were checked before. */
+	if (ret == -EINVAL && wp)
+		return -EOPNOTSUPP;
+	return placed(ret, c.mapped);
+}
+
+int64_t uffdwp__sys_move(int fd, uint64_t addr, uint64_t src, uint64_t len)
+{
+	struct uffdwp__move m = { .dst = addr, .src = src, .len = len };
+	long ret = RETRY(ioctl(fd, UFFDWP__IOC_MOVE, &m));
+
+	return placed(ret, m.move);
+}
+
+int64_t uffdwp__sys_poison(int fd, uint64_t addr, uint64_t len)
+{
+	struct uffdwp__poison p = { .range = { addr, len } };
+	long ret = RETRY(ioctl(fd, UFFDWP__IOC_POISON, &p));
+
+	return placed(ret, p.updated);
+}
+
+/* ---- Memory ---- */
+
+__cold uint64_t uffdwp__sys_page_size(void)
+{
+	return (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+__cold void *uffdwp__sys_alloc(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+__cold void *uffdwp__sys_alloc_zeros(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+__cold void uffdwp__sys_free(void *p, size_t size)
+{
+	if (p)
+		munmap(p, size);
+}
+
+__cold int uffdwp__sys_wipe_on_fork(void *p, size_t size)
+{
+	return (int)RETRY(madvise(p, size, MADV_WIPEONFORK));
+}
+
+/* Linux before 5.14 says EINVAL; so does memory that can not be read: reading it tells them apart. */
+int uffdwp__sys_populate_read(void *p, size_t size)
+{
+	long err;
+
+	do
+		err = RETRY(madvise(p, size, MADV_POPULATE_READ));
+	while (err == -EAGAIN);
+	return (int)err;
+}
+
+int uffdwp__sys_discard(void *p, size_t size, bool remove)
+{
+	return (int)RETRY(madvise(p, size, remove ? MADV_REMOVE : MADV_DONTNEED));
+}
+
+int64_t uffdwp__sys_read_process(int pid, uint64_t addr, void *buf, size_t len)
+{
+	struct iovec to = { buf, len };
+	struct iovec from = { (void *)(uintptr_t)addr, len };
+
+	return RETRY(process_vm_readv(pid, &to, 1, &from, 1, 0));
+}
+
+/* ---- Threads ---- */
+
+int uffdwp__sys_pid(void)
+{
+	return getpid();
+}
+
+void uffdwp__sys_yield(void)
+{
+	sched_yield();
+}
+
+void uffdwp__sys_sleep_us(unsigned int us)
+{
+	struct timespec t = { .tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000L };
+
+	nanosleep(&t, NULL);
+}
+
+uint64_t uffdwp__sys_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+__cold unsigned int uffdwp__sys_cpus(void)
+{
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof(set), &set))
+		return 1;
+	return (unsigned int)CPU_COUNT(&set);
+}
+
+__cold int uffdwp__sys_affinity_get(void *set, size_t size)
+{
+	return (int)RETRY(sched_getaffinity(0, size, set));
+}
+
+int uffdwp__sys_affinity_set(const void *set, size_t size)
+{
+	return (int)RETRY(sched_setaffinity(0, size, set));
+}
+
+int uffdwp__sys_affinity_one(int cpu)
+{
+	cpu_set_t set;
+
+	if (cpu < 0 || cpu >= CPU_SETSIZE)
+		return -EINVAL;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	return uffdwp__sys_affinity_set(&set, sizeof(set));
+}
+
+/* Reads a file of /proc, without stdio: serving threads must not allocate. */
+static long read_small(const char *path, char *buf, size_t size)
+{
+	int fd = (int)RETRY(open(path, O_RDONLY | O_CLOEXEC));
+	long n;
+
+	if (fd < 0)
+		return fd;
+	n = RETRY(read(fd, buf, size - 1));
+	close(fd);
+	buf[n < 0 ? 0 : n] = '\0';
+	return n;
+}
+
+/* "/proc/" and a number and "/stat": snprintf is not async-signal-safe. */
+static void stat_path(char *path, int tid)
+{
+	char digits[12];
+	int n = 0;
+
+	memcpy(path, "/proc/", 6);
+	path += 6;
+	for (; tid > 0; tid /= 10)
+		digits[n++] = (char)('0' + tid % 10);
+	while (n)
+		*path++ = digits[--n];
+	memcpy(path, "/stat", 6);
+}
+
+/* proc(5): field 39 of stat is the processor; field 2, in parentheses, may hold anything. */
+int uffdwp__sys_thread_cpu(int tid)
+{
+	char path[32], buf[1024], *p;
+	int field = 2, cpu = 0;
+	long n;
+
+	stat_path(path, tid);
+	n = read_small(path, buf, sizeof(buf));
+	if (n < 0)
+		return (int)n;
+	p = strrchr(buf, ')');
+	for (; p && *p && field < 39; p++)
+		field += *p == ' ';
+	if (!p || !isdigit((unsigned char)*p))
+		return -ENODATA;
+	for (; isdigit((unsigned char)*p); p++)
+		cpu = cpu * 10 + (*p - '0');
+	return cpu;
+}
+
+/* proc(5): a line of maps is "start-end perms offset dev inode path"; inode 0 has no file. */
+__cold int uffdwp__sys_is_anonymous(uint64_t addr)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char *line = NULL;
+	size_t size = 0;
+	int ret = -ENOENT;
+
+	if (!f)
+		return -errno;
+	while (ret == -ENOENT && getline(&line, &size, f) > 0) {
+		unsigned long long start, end, inode;
+
+		if (sscanf(line, "%llx-%llx %*s %*s %*s %llu", &start, &end, &inode) == 3 &&
+		    addr >= start && addr < end)
+			ret = inode == 0;
+	}
+	free(line);
+	fclose(f);
+	return ret;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every system call of the library. All return 0 or more, or -errno. EINTR is retried here, and what a
+ * kernel version does differently is handled here. EAGAIN of the userfaultfd calls is the
+ * caller's: only it knows who reads the events.
+ */
+#ifndef UFFDWP_SYS_H
+#define UFFDWP_SYS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct uffd_msg;
+
+/* Descriptors */
+int uffdwp__sys_open_device(bool user_mode_only);  /* a new userfaultfd from /dev/userfaultfd */
+int uffdwp__sys_open_syscall(bool user_mode_only); /* a new one from userfaultfd(2) */
+int uffdwp__sys_api(int fd, uint64_t features, uint64_t *got, uint64_t *ioctls);
+int uffdwp__sys_nonblock(int fd, bool on);
+int uffdwp__sys_is_uffd(int fd); /* 1: with its handshake done, 0: not yet; leaves it nonblocking */
+int uffdwp__sys_close(int fd);
+int uffdwp__sys_eventfd(void);
+int uffdwp__sys_eventfd_add(int fd);
+int uffdwp__sys_eventfd_clear(int fd);
+int uffdwp__sys_epoll(void);
+int uffdwp__sys_epoll_add(int ep, int fd, uint32_t events);
+int uffdwp__sys_epoll_wait(int ep); /* until one is ready */
+
+/* The userfaultfd. Counts are bytes done; 0 bytes never is success. */
+int uffdwp__sys_read(int fd, struct uffd_msg *msg,
+		     unsigned int max); /* messages, 0 when none or interrupted */
+int uffdwp__sys_register(int fd, uint64_t addr, uint64_t len, uint64_t mode, uint64_t *ioctls);
+int uffdwp__sys_unregister(int fd, uint64_t addr, uint64_t len);
+int uffdwp__sys_wake(int fd, uint64_t addr, uint64_t len);
+int uffdwp__sys_writeprotect(int fd, uint64_t addr, uint64_t len, bool on);
+int64_t uffdwp__sys_copy(int fd, uint64_t addr, uint64_t src, uint64_t len, bool wp);
+int64_t uffdwp__sys_zeropage(int fd, uint64_t addr, uint64_t len);
+int64_t uffdwp__sys_continue(int fd, uint64_t addr, uint64_t len, bool wp);
+int64_t uffdwp__sys_move(int fd, uint64_t addr, uint64_t src, uint64_t len);
+int64_t uffdwp__sys_poison(int fd, uint64_t addr, uint64_t len);
+
+/* Memory */
+uint64_t uffdwp__sys_page_size(void);
+void *uffdwp__sys_alloc(size_t size); /* zeroed pages, not from malloc; NULL if there are none */
+void *uffdwp__sys_alloc_zeros(size_t size); /* only to be read */
+void uffdwp__sys_free(void *p, size_t size);
+int uffdwp__sys_wipe_on_fork(void *p, size_t size);
+int uffdwp__sys_populate_read(void *p, size_t size);
+int uffdwp__sys_discard(void *p, size_t size, bool remove);
+int64_t uffdwp__sys_read_process(int pid, uint64_t addr, void *buf, size_t len);
+
+/* Threads */
+int uffdwp__sys_pid(void);
+void uffdwp__sys_yield(void);
+void uffdwp__sys_sleep_us(unsigned int us);
+uint64_t uffdwp__sys_now(void); /* ns, CLOCK_MONOTONIC */
+unsigned int uffdwp__sys_cpus(void);
+int uffdwp__sys_affinity_get(void *set, size_t size);
+int uffdwp__sys_affinity_set(const void *set, size_t size);
+int uffdwp__sys_affinity_one(int cpu);
+int uffdwp__sys_thread_cpu(int tid); /* where a thread ran last */
+
+/* What the memory at addr is: 1 anonymous, 0 of a file. */
+int uffdwp__sys_is_anonymous(uint64_t addr);
+
+#endif

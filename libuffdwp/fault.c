@@ -229,7 +229,8 @@ static void serve_faults(struct uffdwp__server *s, const struct batch *b, uint64
 
 	for (unsigned int i = 0; i < b->n; i += n) {
 		n = serve_at(s, b, i);
-		uffdwp__hist_record(&s->st->latency, uffdwp__sys_now() - since, n, s->st->shared);
+		s->last_ns = uffdwp__sys_now() - since;
+		uffdwp__hist_record(&s->st->latency, s->last_ns, n, s->st->shared);
 	}
 	s->last_tid = b->f[b->n - 1].tid;
 	uffdwp__leave(s->h, phase);

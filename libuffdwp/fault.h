@@ -12,6 +12,7 @@ struct uffdwp__server {
 	uint32_t worker;
 	uint32_t last_tid; /* of the threads served last, 0 if unknown */
 	uint32_t stray_streak;
+	uint64_t last_ns; /* how long the last batch took */
 };
 
 /* Reads once, without waiting, and serves what came. The number of messages, or -errno from reading. */

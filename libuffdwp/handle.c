@@ -341,7 +341,7 @@ __cold static int start(struct uffdwp *h, const struct uffdwp_opts *o)
 		if (!h->stash)
 			FAIL(-ENOMEM, "out of memory");
 	}
-	h->kick = uffdwp__sys_eventfd();
+	h->kick = uffdwp__sys_eventfd(false);
 	if (h->kick < 0)
 		FAIL(h->kick, "eventfd: %s", strerror(-h->kick));
 	if (h->serve == UFFDWP_SERVE_THREADS)

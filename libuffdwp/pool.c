@@ -4,9 +4,24 @@
  *
  * DESIGN
  *
- * Each thread waits in an epoll of its own for two descriptors. The userfaultfd is added EPOLLEXCLUSIVE, so one
- * message wakes one thread; a thread that is busy is passed over, so the others join when there is more to do than
- * one can. The eventfd `kick` says that the stash is not empty, or that the pool stops.
+ * Faults of one address space are served best by one thread as long as operations are quick: the kernel changes its
+ * page tables one at a time anyhow, and each further thread costs wake-ups. So there is a leader, which waits on the
+ * userfaultfd always, and others that help when it is not enough. One of these, who has the token, is the scout:
+ *
+ *	state    waits for                 leaves it when
+ *	leader   messages                  stop
+ *	parked   the token                 it gets the token: scout
+ *	scout    messages, after the       the leader does not get on (its operation takes long), or falls behind:
+ *	         leader                    gives the token away, so that another one scouts, and serves
+ *	serving  nothing                   there is nothing to do, or the leader gets on again: scout if the token
+ *	                                   is still there, else parked
+ *
+ * Both wait with EPOLLEXCLUSIVE; the kernel wakes the first in the queue that really waits, and the leader is first. A
+ * scout that is woken sleeps a moment before it judges, longer and longer while it was not needed. So a slow
+ * operation holds other faults up for a millisecond at most, and quick ones are not disturbed.
+ *
+ * The token is the count of an eventfd in semaphore mode. The eventfd `kick` says that the stash is not
+ * empty, or that the pool stops; all wait for it too.
  *
  * Who owns what: the pool and its threads' counters are one mapping, made before the first thread, freed after the
  * last. A thread writes only its own part. Starting and stopping are done by the thread that opens and closes.
@@ -21,15 +36,14 @@
  *
  * Placement: a fault costs two context switches if the serving thread runs on the CPU of the thread that
  * faulted, and two wake-ups of idle CPUs if it does not, which is several times as much on virtual
- * machines. The scheduler prefers the idle CPU. So FOLLOW looks now and then, in /proc, where the threads run whose
- * faults are served, and moves there.
+ * machines. For threads that may run anywhere the scheduler finds a place. But if they are bound to a CPU,
+ * it still moves the serving thread to an idle one; FOLLOW sees that from their affinity, and binds the leader there.
  */
 #include "pool.h"
 
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/epoll.h>
 
 #include "call.h"
@@ -37,25 +51,35 @@
 #include "sys.h"
 #include "util.h"
 
-/* Batches between two looks at the CPU: few after a move, many when nothing changes. */
-#define LOOK_MIN 16
-#define LOOK_MAX 1024
+/* Batches between two looks at where a faulting thread is bound, and how many looks must agree. */
+#define LOOK_EVERY 64
+#define LOOKS 4
+
+/* A scout's pause before it judges, and a batch that takes so long calls for help. */
+#define HOLD_MIN_US 50
+#define HOLD_MAX_US 1000
+#define SLOW_NS 50000
 
 struct worker {
 	struct uffdwp__pool *pool;
 	struct uffdwp__stats stats;
 	struct uffdwp__server server;
 	pthread_t thread;
-	int epoll;
-	int cpu;	    /* pinned there, -1: not */
-	unsigned int look;  /* batches between two looks */
-	unsigned int until; /* the next one */
-	cpu_set_t allowed;  /* as the thread began */
+	int epoll;	   /* the userfaultfd, for the leader and the scout, and kick */
+	int park;	   /* the token, and kick; not the leader's */
+	int cpu;	   /* bound there, -1: not */
+	int seen;	   /* the CPU at the last look */
+	unsigned int look; /* batches until the next one */
+	unsigned int same; /* looks that agreed */
+	unsigned int hold_us;
+	_Atomic bool behind; /* its last batch was full, or took long */
+	cpu_set_t allowed;   /* as the thread began */
 };
 
 struct uffdwp__pool {
 	struct uffdwp *h;
 	_Atomic bool stop;
+	int token;
 	pthread_mutex_t start_lock;
 	pthread_cond_t started;
 	unsigned int answers; /* under start_lock */
@@ -67,14 +91,14 @@ struct uffdwp__pool {
 
 /* ---- Following ---- */
 
-static void move_to(struct worker *w, int cpu)
+static void bind_to(struct worker *w, int cpu)
 {
-	if (cpu == w->cpu || !CPU_ISSET(cpu, &w->allowed))
-		return;
-	if (uffdwp__sys_affinity_one(cpu))
+	int err = cpu < 0 ? uffdwp__sys_affinity_set(&w->allowed, sizeof(w->allowed))
+			  : uffdwp__sys_affinity_one(cpu);
+
+	if (err)
 		return;
 	w->cpu = cpu;
-	w->look = LOOK_MIN;
 	uffdwp__count(&w->stats, COUNT_MOVES, 1);
 }
 
@@ -82,16 +106,120 @@ static void follow(struct worker *w)
 {
 	int cpu;
 
-	if (likely(w->until--) || !w->server.last_tid)
+	if (likely(w->look--) || !w->server.last_tid)
 		return;
+	w->look = w->same < LOOKS ? LOOK_EVERY / LOOKS : LOOK_EVERY;
 	cpu = uffdwp__sys_thread_cpu((int)w->server.last_tid);
-	w->look = w->look * 2 < LOOK_MAX ? w->look * 2 : LOOK_MAX;
-	if (cpu >= 0 && cpu < CPU_SETSIZE)
-		move_to(w, cpu);
-	w->until = w->look;
+	if (cpu >= 0 && !CPU_ISSET(cpu, &w->allowed))
+		cpu = -1;
+	w->same = cpu == w->seen ? w->same + 1 : 0;
+	w->seen = cpu;
+	if (w->same >= LOOKS && cpu != w->cpu)
+		bind_to(w, cpu);
 }
 
-/* ---- A thread ---- */
+/* ---- Serving ---- */
+
+/* Acquire: pairs with the release in uffdwp__pool_stop(). */
+static bool stopping(const struct worker *w)
+{
+	return atomic_load_explicit(&w->pool->stop, memory_order_acquire);
+}
+
+/* One batch; all of the stash, for whoever fills it later kicks again. False: nothing was there. */
+static bool serve_once(struct worker *w)
+{
+	struct uffdwp *h = w->pool->h;
+	int n;
+
+	do {
+		if (unlikely(atomic_load_explicit(&h->stashed, memory_order_relaxed)))
+			uffdwp__sys_eventfd_clear(h->kick);
+		n = uffdwp__serve(&w->server);
+	} while (unlikely(n > 0 && atomic_load_explicit(&h->stashed, memory_order_relaxed)));
+	if (unlikely(n < 0))
+		uffdwp__fail(h, n);
+	/* Relaxed: only advice for the scout. */
+	atomic_store_explicit(&w->behind,
+			      n == (int)h->batch || (n > 0 && w->server.last_ns > SLOW_NS),
+			      memory_order_relaxed);
+	return n > 0;
+}
+
+static void lead(struct worker *w)
+{
+	bool follows = w->pool->h->placement == UFFDWP_PLACE_FOLLOW;
+
+	while (uffdwp__sys_epoll_wait(w->epoll), !stopping(w))
+		if (serve_once(w) && follows)
+			follow(w);
+}
+
+/* Whether the leader has done nothing since it had read so often, or can not keep up. */
+static bool leader_needs(const struct worker *w, uint64_t reads)
+{
+	const struct worker *leader = &w->pool->w[0];
+
+	return uffdwp__counted(&leader->stats, COUNT_READS) == reads ||
+	       atomic_load_explicit(&leader->behind, memory_order_relaxed);
+}
+
+static uint64_t leader_reads(const struct worker *w)
+{
+	return uffdwp__counted(&w->pool->w[0].stats, COUNT_READS);
+}
+
+/* Until there is something to do that the leader does not do. False: stop. */
+static bool scout(struct worker *w)
+{
+	while (uffdwp__sys_epoll_wait(w->epoll), !stopping(w)) {
+		uint64_t reads = leader_reads(w);
+
+		uffdwp__sys_sleep_us(w->hold_us);
+		if (leader_needs(w, reads))
+			return true;
+		w->hold_us = (unsigned int)min_u64(w->hold_us * 2, HOLD_MAX_US);
+	}
+	return false;
+}
+
+static void help(struct worker *w)
+{
+	uint64_t reads = leader_reads(w);
+
+	uffdwp__sys_eventfd_add(w->pool->token);
+	if (!serve_once(w)) {
+		w->hold_us = (unsigned int)min_u64(w->hold_us * 2, HOLD_MAX_US);
+		return;
+	}
+	w->hold_us = HOLD_MIN_US;
+	while (!stopping(w) && leader_needs(w, reads) && (reads = leader_reads(w), serve_once(w)))
+		;
+}
+
+static bool take_token(const struct worker *w)
+{
+	return !uffdwp__sys_eventfd_clear(w->pool->token);
+}
+
+static void assist(struct worker *w)
+{
+	struct uffdwp *h = w->pool->h;
+
+	while (uffdwp__sys_epoll_wait(w->park), !stopping(w)) {
+		if (unlikely(atomic_load_explicit(&h->stashed, memory_order_relaxed)))
+			serve_once(w);
+		if (!take_token(w))
+			continue;
+		uffdwp__sys_epoll_add(w->epoll, h->fd, EPOLLIN | EPOLLEXCLUSIVE);
+		do {
+			if (!scout(w))
+				return;
+			help(w);
+		} while (take_token(w));
+		uffdwp__sys_epoll_del(w->epoll, h->fd);
+	}
+}
 
 static int begin(struct worker *w)
 {
@@ -116,71 +244,62 @@ static void answer(struct uffdwp__pool *p, int err)
 	pthread_mutex_unlock(&p->start_lock);
 }
 
-/* Until the stash is empty: whoever fills it later kicks again. */
-static int serve_once(struct worker *w)
-{
-	struct uffdwp *h = w->pool->h;
-	int n;
-
-	do {
-		if (unlikely(atomic_load_explicit(&h->stashed, memory_order_relaxed)))
-			uffdwp__sys_eventfd_clear(h->kick);
-		n = uffdwp__serve(&w->server);
-	} while (unlikely(n > 0 && atomic_load_explicit(&h->stashed, memory_order_relaxed)));
-	return n;
-}
-
-static void serve(struct worker *w)
-{
-	bool follows = w->pool->h->placement == UFFDWP_PLACE_FOLLOW;
-
-	for (;;) {
-		int n = uffdwp__sys_epoll_wait(w->epoll);
-
-		/* Acquire: pairs with the release in stop. */
-		if (atomic_load_explicit(&w->pool->stop, memory_order_acquire))
-			return;
-		if (likely(!n))
-			n = serve_once(w);
-		if (unlikely(n < 0)) {
-			uffdwp__fail(w->pool->h, n);
-			return;
-		}
-		if (n > 0 && follows)
-			follow(w);
-	}
-}
-
 static void *run(void *arg)
 {
 	struct worker *w = arg;
 	int err = begin(w);
 
 	answer(w->pool, err);
-	if (!err)
-		serve(w);
+	if (!err && w->server.worker == 0)
+		lead(w);
+	else if (!err)
+		assist(w);
 	return NULL;
 }
 
 /* ---- Starting ---- */
 
+__cold static void worker_close(struct worker *w)
+{
+	if (w->epoll >= 0)
+		uffdwp__sys_close(w->epoll);
+	if (w->park >= 0)
+		uffdwp__sys_close(w->park);
+}
+
+__cold static int epolls(struct worker *w, bool leader)
+{
+	struct uffdwp *h = w->pool->h;
+	int err = 0;
+
+	w->epoll = uffdwp__sys_epoll();
+	w->park = leader ? -1 : uffdwp__sys_epoll();
+	if (w->epoll < 0 || (!leader && w->park < 0))
+		return w->epoll < 0 ? w->epoll : w->park;
+	if (leader)
+		err = uffdwp__sys_epoll_add(w->epoll, h->fd, EPOLLIN | EPOLLEXCLUSIVE);
+	else
+		err = uffdwp__sys_epoll_add(w->park, w->pool->token, EPOLLIN | EPOLLEXCLUSIVE);
+	if (!err)
+		err = uffdwp__sys_epoll_add(w->epoll, h->kick, EPOLLIN);
+	if (!err && !leader)
+		err = uffdwp__sys_epoll_add(w->park, h->kick, EPOLLIN);
+	return err;
+}
+
 __cold static int worker_init(struct worker *w, struct uffdwp__pool *p, uint32_t i, int cpu)
 {
-	struct uffdwp *h = p->h;
 	int err;
 
 	w->pool = p;
 	w->cpu = cpu;
-	w->look = LOOK_MIN;
-	w->server = (struct uffdwp__server){ .h = h, .st = &w->stats, .worker = i };
-	w->epoll = uffdwp__sys_epoll();
-	if (w->epoll < 0)
-		return w->epoll;
-	err = uffdwp__sys_epoll_add(w->epoll, h->fd, EPOLLIN | EPOLLEXCLUSIVE);
-	if (!err)
-		err = uffdwp__sys_epoll_add(w->epoll, h->kick, EPOLLIN);
+	w->seen = -1;
+	w->look = LOOK_EVERY / LOOKS;
+	w->hold_us = HOLD_MIN_US;
+	w->server = (struct uffdwp__server){ .h = p->h, .st = &w->stats, .worker = i };
+	err = epolls(w, i == 0);
 	if (err)
-		uffdwp__sys_close(w->epoll);
+		worker_close(w);
 	return err;
 }
 
@@ -207,7 +326,7 @@ __cold static int start_one(struct uffdwp__pool *p, int cpu)
 		return err;
 	err = worker_create(w);
 	if (err) {
-		uffdwp__sys_close(w->epoll);
+		worker_close(w);
 		return err;
 	}
 	name[7] = (char)('0' + p->n / 10);
@@ -242,6 +361,8 @@ __cold int uffdwp__pool_start(struct uffdwp *h, const int *cpus, size_t ncpus)
 	pthread_mutex_init(&p->start_lock, NULL);
 	pthread_cond_init(&p->started, NULL);
 	h->pool = p;
+	p->token = uffdwp__sys_eventfd(true);
+	err = p->token < 0 ? p->token : uffdwp__sys_eventfd_add(p->token);
 	while (!err && p->n < h->threads)
 		err = start_one(p, ncpus ? cpus[p->n % ncpus] : -1);
 	later = wait_started(p);
@@ -258,7 +379,9 @@ __cold static void pool_free(struct uffdwp *h)
 	struct uffdwp__pool *p = h->pool;
 
 	for (unsigned int i = 0; i < p->n; i++)
-		uffdwp__sys_close(p->w[i].epoll);
+		worker_close(&p->w[i]);
+	if (p->token >= 0)
+		uffdwp__sys_close(p->token);
 	h->pool = NULL;
 	uffdwp__sys_free(p, p->size);
 }

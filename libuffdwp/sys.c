@@ -6,7 +6,6 @@
  */
 #include "sys.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -100,9 +99,9 @@ __cold int uffdwp__sys_close(int fd)
 	return close(fd) < 0 && errno != EINTR ? -errno : 0;
 }
 
-__cold int uffdwp__sys_eventfd(void)
+__cold int uffdwp__sys_eventfd(bool semaphore)
 {
-	return (int)RETRY(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	return (int)RETRY(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | (semaphore ? EFD_SEMAPHORE : 0)));
 }
 
 int uffdwp__sys_eventfd_add(int fd)
@@ -131,6 +130,11 @@ __cold int uffdwp__sys_epoll_add(int ep, int fd, uint32_t events)
 	struct epoll_event e = { .events = events, .data = { .fd = fd } };
 
 	return (int)RETRY(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
+}
+
+int uffdwp__sys_epoll_del(int ep, int fd)
+{
+	return (int)RETRY(epoll_ctl(ep, EPOLL_CTL_DEL, fd, NULL));
 }
 
 int uffdwp__sys_epoll_wait(int ep)
@@ -354,54 +358,18 @@ int uffdwp__sys_affinity_one(int cpu)
 	return uffdwp__sys_affinity_set(&set, sizeof(set));
 }
 
-/* Reads a file of /proc, without stdio: serving threads must not allocate. */
-static long read_small(const char *path, char *buf, size_t size)
-{
-	int fd = (int)RETRY(open(path, O_RDONLY | O_CLOEXEC));
-	long n;
-
-	if (fd < 0)
-		return fd;
-	n = RETRY(read(fd, buf, size - 1));
-	close(fd);
-	buf[n < 0 ? 0 : n] = '\0';
-	return n;
-}
-
-/* "/proc/" and a number and "/stat": snprintf is not async-signal-safe. */
-static void stat_path(char *path, int tid)
-{
-	char digits[12];
-	int n = 0;
-
-	memcpy(path, "/proc/", 6);
-	path += 6;
-	for (; tid > 0; tid /= 10)
-		digits[n++] = (char)('0' + tid % 10);
-	while (n)
-		*path++ = digits[--n];
-	memcpy(path, "/stat", 6);
-}
-
-/* proc(5): field 39 of stat is the processor; field 2, in parentheses, may hold anything. */
 int uffdwp__sys_thread_cpu(int tid)
 {
-	char path[32], buf[1024], *p;
-	int field = 2, cpu = 0;
-	long n;
+	cpu_set_t set;
 
-	stat_path(path, tid);
-	n = read_small(path, buf, sizeof(buf));
-	if (n < 0)
-		return (int)n;
-	p = strrchr(buf, ')');
-	for (; p && *p && field < 39; p++)
-		field += *p == ' ';
-	if (!p || !isdigit((unsigned char)*p))
+	if (sched_getaffinity(tid, sizeof(set), &set))
+		return -errno;
+	if (CPU_COUNT(&set) != 1)
 		return -ENODATA;
-	for (; isdigit((unsigned char)*p); p++)
-		cpu = cpu * 10 + (*p - '0');
-	return cpu;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &set))
+			return cpu;
+	return -ENODATA;
 }
 
 /* proc(5): a line of maps is "start-end perms offset dev inode path"; inode 0 has no file. */

@@ -20,11 +20,12 @@ int uffdwp__sys_api(int fd, uint64_t features, uint64_t *got, uint64_t *ioctls);
 int uffdwp__sys_nonblock(int fd, bool on);
 int uffdwp__sys_is_uffd(int fd); /* 1: with its handshake done, 0: not yet; leaves it nonblocking */
 int uffdwp__sys_close(int fd);
-int uffdwp__sys_eventfd(void);
+int uffdwp__sys_eventfd(bool semaphore);
 int uffdwp__sys_eventfd_add(int fd);
 int uffdwp__sys_eventfd_clear(int fd);
 int uffdwp__sys_epoll(void);
 int uffdwp__sys_epoll_add(int ep, int fd, uint32_t events);
+int uffdwp__sys_epoll_del(int ep, int fd);
 int uffdwp__sys_epoll_wait(int ep); /* until one is ready */
 
 /* The userfaultfd. Counts are bytes done; 0 bytes never is success. */
@@ -59,7 +60,7 @@ unsigned int uffdwp__sys_cpus(void);
 int uffdwp__sys_affinity_get(void *set, size_t size);
 int uffdwp__sys_affinity_set(const void *set, size_t size);
 int uffdwp__sys_affinity_one(int cpu);
-int uffdwp__sys_thread_cpu(int tid); /* where a thread ran last */
+int uffdwp__sys_thread_cpu(int tid); /* the one that a thread is bound to; -ENODATA: not to one */
 
 /* What the memory at addr is: 1 anonymous, 0 of a file. */
 int uffdwp__sys_is_anonymous(uint64_t addr);

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+#
+# Builds, tests and installs libuffdwp. `make help` lists the targets and the variables.
+#
+# Whatever lies in libuffdwp/, tools/*/, examples/, tests/unit/ and tests/live/ is found by name: a
+# new file needs no line here. Everything made goes to $(BUILD), one directory a configuration.
+
+PREFIX = /usr/local
+LIBDIR = $(PREFIX)/lib
+BINDIR = $(PREFIX)/bin
+INCLUDEDIR = $(PREFIX)/include
+MANDIR = $(PREFIX)/share/man
+PKG_CONFIG = pkg-config
+V = 0
+
+# address (with undefined) or thread: which sanitizer to build with.
+SAN =
+SAN_FLAGS_address = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_FLAGS_thread = -fsanitize=thread -fno-omit-frame-pointer
+SAN_BUILD_address = build/asan
+SAN_BUILD_thread = build/tsan
+ifneq ($(SAN),)
+ifeq ($(SAN_FLAGS_$(SAN)),)
+$(error SAN=$(SAN): must be address or thread)
+endif
+BUILD = $(SAN_BUILD_$(SAN))
+else
+BUILD = build
+endif
+
+HEADER = include/uffdwp.h
+macro = $(shell sed -n 's/^\#define UFFDWP_VERSION_$(1) //p' $(HEADER))
+MAJOR := $(call macro,MAJOR)
+VERSION := $(MAJOR).$(call macro,MINOR).$(call macro,PATCH)
+SONAME := libuffdwp.so.$(MAJOR)
+
+# ---- Flags. The user's CFLAGS, CPPFLAGS and LDFLAGS come last, so they win. ----
+
+WARNINGS = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wpointer-arith \
+	-Wwrite-strings -Wvla $(if $(filter 1,$(WERROR)),-Werror)
+# PIC for everything: the same objects make the static and the shared library.
+ALL_CFLAGS = -std=c11 -O2 -g $(WARNINGS) -pthread -fPIC -fvisibility=hidden \
+	$(SAN_FLAGS_$(SAN)) $(CFLAGS)
+ALL_CPPFLAGS = -D_GNU_SOURCE -Iinclude $(CPPFLAGS)
+ALL_LDFLAGS = -pthread -Wl,--as-needed $(SAN_FLAGS_$(SAN)) $(LDFLAGS)
+# With -z defs a symbol that libc lacks fails here, not at the user. A sanitizer's run-time library
+# is in the program alone, so then it can not hold.
+SO_LDFLAGS = -shared -Wl,-soname,$(SONAME) -Wl,--version-script=libuffdwp/libuffdwp.map \
+	-Wl,-Bsymbolic-functions $(if $(SAN),,-Wl$(comma)-z$(comma)defs)
+comma = ,
+
+# Only tools and tests link more than libc; a library that is not used is not linked.
+TOOL_LIBS = $(shell $(PKG_CONFIG) --libs libseccomp 2>/dev/null)
+TEST_LIBS = $(shell $(PKG_CONFIG) --libs check 2>/dev/null) $(TOOL_LIBS)
+TEST_CPPFLAGS = $(shell $(PKG_CONFIG) --cflags check 2>/dev/null)
+
+# ---- What there is to build ----
+
+LIB_SRC := $(wildcard libuffdwp/*.c)
+COMMON_SRC := $(wildcard tools/common/*.c)
+TOOLS := $(patsubst tools/%/,%,$(filter-out tools/common/,$(sort $(dir $(wildcard tools/*/*.c)))))
+EXAMPLE_SRC := $(wildcard examples/*.c)
+UNIT_SRC := $(wildcard tests/unit/*.c)
+LIVE_SRC := $(wildcard tests/live/*.c)
+# Shared by the test programs, and no test itself.
+TEST_COMMON_SRC := $(wildcard tests/common/*.c)
+MAN := $(wildcard docs/*.[137])
+
+obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+program = $(patsubst %.c,$(BUILD)/%,$(1))
+
+STATIC = $(BUILD)/libuffdwp.a
+SHARED = $(BUILD)/libuffdwp.so.$(VERSION)
+LIBS = $(STATIC) $(SHARED) $(BUILD)/$(SONAME) $(BUILD)/libuffdwp.so
+TOOL_BINS = $(TOOLS:%=$(BUILD)/%)
+EXAMPLE_BINS = $(call program,$(EXAMPLE_SRC))
+UNIT_BINS = $(call program,$(UNIT_SRC))
+LIVE_BINS = $(call program,$(LIVE_SRC))
+
+# What is installed, as file:where, and what is only linked, as @file:where. Install and uninstall
+# know nothing else.
+INSTALLED = $(HEADER):$(INCLUDEDIR)/uffdwp.h \
+	$(foreach h,$(wildcard include/uffdwp/*.h),$(h):$(INCLUDEDIR)/uffdwp/$(notdir $(h))) \
+	$(STATIC):$(LIBDIR)/libuffdwp.a \
+	$(SHARED):$(LIBDIR)/$(notdir $(SHARED)) \
+	@$(notdir $(SHARED)):$(LIBDIR)/$(SONAME) \
+	@$(SONAME):$(LIBDIR)/libuffdwp.so \
+	$(BUILD)/libuffdwp.pc:$(LIBDIR)/pkgconfig/libuffdwp.pc \
+	$(foreach t,$(TOOLS),$(BUILD)/$(t):$(BINDIR)/$(t)) \
+	$(foreach m,$(MAN),$(m):$(MANDIR)/man$(patsubst .%,%,$(suffix $(m)))/$(notdir $(m)))
+
+# ---- Targets ----
+
+.PHONY: all tests demo check check-run check-asan check-tsan bench install uninstall clean help FORCE
+.DELETE_ON_ERROR:
+# Objects of programs are chained through pattern rules; keep them for the next make.
+.SECONDARY:
+
+all: $(LIBS) $(TOOL_BINS) $(EXAMPLE_BINS)
+
+tests: all $(UNIT_BINS) $(LIVE_BINS)
+
+Q = $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' $(1) $(2))
+# Parallel unless the user said how.
+JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
+REMAKE = $(Q)$(MAKE) --no-print-directory $(JOBS)
+
+# The packages that a target's rules ask pkg-config for may come with bootstrap, hence a second make.
+demo:
+	$(Q)tools/bootstrap
+	$(REMAKE) all
+	$(Q)tools/demo $(BUILD)
+
+check:
+	$(Q)tools/bootstrap
+	$(REMAKE) check-run
+
+check-asan:
+	$(Q)tools/bootstrap
+	$(REMAKE) SAN=address check-run
+
+check-tsan:
+	$(Q)tools/bootstrap
+	$(REMAKE) SAN=thread check-run
+
+check-run: tests
+	$(Q)BUILD=$(BUILD) SAN=$(SAN) CC='$(CC)' tests/run.sh
+
+bench: all
+	$(BUILD)/uffd-bench fault $(BENCH_ARGS)
+
+install: all $(BUILD)/libuffdwp.pc
+	$(Q)set -e; for f in $(INSTALLED); do \
+		src=$${f%%:*}; dst="$(DESTDIR)$${f#*:}"; \
+		mkdir -p "$${dst%/*}"; \
+		case $$src in \
+		@*) ln -sfn "$${src#@}" "$$dst" ;; \
+		*.a | *.h | *.pc | *.[137]) install -m 644 "$$src" "$$dst" ;; \
+		*) install -m 755 "$$src" "$$dst" ;; \
+		esac; \
+	done
+	$(call say,INSTALL,$(DESTDIR)$(PREFIX))
+
+# Below DESTDIR the empty directories go too. Without it only our own: the others are the system's.
+uninstall:
+	$(Q)for f in $(INSTALLED); do rm -f "$(DESTDIR)$${f#*:}"; done
+	$(Q)rmdir "$(DESTDIR)$(INCLUDEDIR)/uffdwp" 2>/dev/null || true
+	$(Q)if [ -n "$(DESTDIR)" ]; then cd "$(DESTDIR)" && for f in $(INSTALLED); do \
+		d=$${f#*:/}; rmdir -p "$${d%/*}" 2>/dev/null; \
+	done; true; fi
+	$(call say,REMOVE,$(DESTDIR)$(PREFIX))
+
+clean:
+	$(Q)rm -rf build $(filter-out build build/%,$(BUILD))
+
+help:
+	@echo 'Targets'
+	@echo '  all         library, tools and examples, in build/ (the default)'
+	@echo '  demo        install what is missing, build, and show the library at work'
+	@echo '  check       install what is missing, build, and run every test'
+	@echo '  check-asan  the same tests with AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo '  check-tsan  the same tests with ThreadSanitizer'
+	@echo '  bench       uffd-bench: ratios to what one would write by hand (BENCH_ARGS=...)'
+	@echo '  install     to $$(DESTDIR)$$(PREFIX)'
+	@echo '  uninstall   what install put there'
+	@echo '  clean       remove build/'
+	@echo 'Variables'
+	@echo '  PREFIX=$(PREFIX)  LIBDIR=$(LIBDIR)  DESTDIR=$(DESTDIR)'
+	@echo '  CC=$(CC)  CFLAGS, CPPFLAGS, LDFLAGS: added after our own'
+	@echo '  SAN=address|thread  BUILD=$(BUILD)  WERROR=1  V=1: show the commands'
+
+# ---- Rules ----
+
+# Rewritten only when it changes: other flags or another compiler rebuild everything.
+BUILT_WITH = $(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(ALL_LDFLAGS)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(subst ','\'',$(BUILT_WITH))' | cmp -s - $@ || \
+		printf '%s\n' '$(subst ','\'',$(BUILT_WITH))' > $@
+
+EXTRA =
+# Tools, examples and tests/live see the public headers and tools/; unit tests see the inside too.
+$(BUILD)/obj/tools/%.o $(BUILD)/obj/tests/%.o: EXTRA = -Itools $(TEST_CPPFLAGS)
+$(BUILD)/obj/tests/unit/%.o: EXTRA = -I. -Ilibuffdwp -Itools $(TEST_CPPFLAGS)
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CPPFLAGS) $(EXTRA) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+# Removed first: ar would keep the members of deleted files.
+$(STATIC): $(call obj,$(LIB_SRC))
+	$(call say,AR,$@)
+	$(Q)rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
+$(SHARED): $(call obj,$(LIB_SRC)) libuffdwp/libuffdwp.map
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) $(SO_LDFLAGS) -o $@ $(filter %.o,$^)
+
+$(BUILD)/$(SONAME): $(SHARED)
+	$(Q)ln -sfn $(notdir $(SHARED)) $@
+
+$(BUILD)/libuffdwp.so: $(BUILD)/$(SONAME)
+	$(Q)ln -sfn $(SONAME) $@
+
+# Written anew each time, since PREFIX and LIBDIR may differ from the last make.
+$(BUILD)/libuffdwp.pc: pkgconfig/libuffdwp.pc.in FORCE
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' $< > $@
+
+link = $(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^) $(1)
+
+define tool_rule
+$(BUILD)/$(1): $(call obj,$(wildcard tools/$(1)/*.c) $(COMMON_SRC)) $(STATIC)
+	$$(call say,LD,$$@)
+	$$(call link,$$(TOOL_LIBS))
+endef
+$(foreach t,$(TOOLS),$(eval $(call tool_rule,$(t))))
+
+$(EXAMPLE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(STATIC)
+	$(call say,LD,$@)
+	$(call link)
+
+$(UNIT_BINS) $(LIVE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(call obj,$(TEST_COMMON_SRC) $(COMMON_SRC)) \
+		$(STATIC)
+	$(call say,LD,$@)
+	$(call link,$(TEST_LIBS))
+
+-include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(COMMON_SRC) $(wildcard tools/*/*.c) \
+	$(EXAMPLE_SRC) $(UNIT_SRC) $(LIVE_SRC) $(TEST_COMMON_SRC)))

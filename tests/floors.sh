@@ -1,0 +1,166 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# Proves the floors of the library: a file includes, and an object calls, only what is on its own floor or
+# a lower one, in no circle; only sys.c makes system calls; libuffdwp.so needs libc alone; tools, examples and
+# tests/live see public headers only. Then it plants one violation of each kind and expects to find it.
+#
+# A name stands for its .c and .h; a name with its ending for that file alone.
+set -u
+floors='
+0 uapi util
+1 sys bitmap hist
+2 core call region stats
+3 fault event pool sigbus handle
+'
+# What sys.c alone may call: whatever can fail with EINTR or EAGAIN or differs between kernels.
+syscalls='ioctl|read|write|p?readv?|p?writev?|p?poll|epoll_[a-z0-9_]+|eventfd|mmap|munmap|mremap|madvise|mprotect|open|openat|close|fcntl|pipe2?|memfd_create|syscall|process_[a-z_]+|sched_[a-z]+|pthread_setaffinity_np|getrandom'
+
+cd "$(dirname "$0")/.." || exit 99
+BUILD=${BUILD-build}
+CC=${CC-cc}
+export LC_ALL=C
+tmp=$(mktemp -d) || exit 99
+trap 'rm -rf "$tmp"' EXIT
+
+# Prints the floor of a file, or nothing.
+floor() {
+	awk -v file="$1" 'BEGIN { stem = file; sub(/\.[cho]$/, "", stem); sub(/\.o$/, ".c", file) }
+		{ for (i = 2; i <= NF; i++) {
+			if ($i == file) own = $1
+			if ($i == stem) both = $1
+		} }
+		END { if (own != "") print own; else if (both != "") print both }' <<<"$floors"
+}
+
+# "FROM TO" for each include of one of the library's files by another.
+include_edges() {
+	local f
+	for f in "$1"/*.[ch]; do
+		sed -nE 's/^[ \t]*#[ \t]*include[ \t]*"([^"]*)".*/\1/p' "$f" |
+			grep -vE '^uffdwp(/[a-z]+)?\.h$' | sed "s|^\(.*/\)\{0,1\}|${f##*/} |"
+	done
+}
+
+# "FROM TO SYMBOL" for each symbol that one object needs and another one has.
+symbol_edges() {
+	local o
+	for o in "$1"/*.o; do
+		nm -g --defined-only "$o" | awk -v o="${o##*/}" 'NF == 3 { print "D", o, $3 }'
+	done >"$tmp/symbols"
+	for o in "$1"/*.o; do
+		nm -u "$o" | awk -v o="${o##*/}" '{ print "U", o, $NF }'
+	done >>"$tmp/symbols"
+	awk '$1 == "D" { at[$3] = $2; next } $3 in at { print $2, at[$3], $3 }' "$tmp/symbols"
+}
+
+# check SOURCES OBJECTS: prints what is wrong; fails if anything is.
+check() {
+	local bad=0 from to what a b f loop
+	for f in "$1"/*.[ch]; do
+		if [ -z "$(floor "${f##*/}")" ]; then
+			echo "${f##*/} is on no floor"
+			bad=1
+		fi
+	done
+	{ include_edges "$1" && symbol_edges "$2"; } >"$tmp/edges"
+	while read -r from to what; do
+		a=$(floor "$from") b=$(floor "$to")
+		if [ -z "$b" ]; then
+			echo "$from includes $to, which is on no floor"
+			bad=1
+		elif [ "${a:-0}" -lt "$b" ]; then
+			echo "$from (floor $a) reaches up to $to (floor $b) ${what:+for $what}"
+			bad=1
+		fi
+	done <"$tmp/edges"
+	# A header and its source are one thing here: a circle through both is a circle.
+	loop=$(awk '{ sub(/\..*/, "", $1); sub(/\..*/, "", $2); if ($1 != $2) print $1, $2 }' \
+		"$tmp/edges" | sort -u | tsort 2>&1 >/dev/null | sed 's/^tsort: //; s/^-: //' | tr '\n' ' ')
+	if [ -n "$loop" ]; then
+		echo "circle: $loop"
+		bad=1
+	fi
+	if nm -A -u "$2"/*.o | grep -vE '/sys\.o:' |
+		grep -E " U (__)?($syscalls)(64|_2)?(_chk)?(@.*)?\$"; then
+		echo "only sys.c makes system calls"
+		bad=1
+	fi
+	return $bad
+}
+
+needs_libc_alone() {
+	# The loader and, in older versions, libpthread are parts of the C library.
+	! readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' |
+		grep -vE '^(libc|libpthread|ld-linux[a-z0-9_-]*)\.so'
+}
+
+public_headers_alone() {
+	! grep -nE '^[ \t]*#[ \t]*include.*libuffdwp/' "$@"
+}
+
+passed=0 failed=0
+
+# expect NAME PATTERN COMMAND...: it finds nothing, or with a pattern it fails and says so.
+expect() {
+	local name=$1 pattern=$2 out rc=0
+	shift 2
+	out=$("$@" 2>&1) || rc=1
+	if [ -z "$pattern" ] && [ $rc = 0 ]; then
+		passed=$((passed + 1))
+	elif [ -n "$pattern" ] && [ $rc = 1 ] && grep -qE "$pattern" <<<"$out"; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "FAIL $name"
+		[ -z "$out" ] || echo "$out"
+	fi
+}
+
+# planted FILE LINE: the sources and objects with one line more in one file, in $tmp/src, $tmp/obj.
+planted() {
+	rm -rf "$tmp/src" "$tmp/obj"
+	cp -r libuffdwp "$tmp/src" && cp -r "$tmp/objects" "$tmp/obj" || exit 99
+	printf '%s\n' "$2" >>"$tmp/src/$1"
+	case $1 in
+	*.c)
+		"$CC" -std=c11 -D_GNU_SOURCE -w -fPIC -Iinclude -I"$tmp/src" -c -o "$tmp/obj/${1%.c}.o" \
+			"$tmp/src/$1" || exit 99
+		;;
+	esac
+}
+
+# By source: the build directory may still have objects of files that are gone.
+mkdir "$tmp/objects"
+for f in libuffdwp/*.c; do
+	f=${f##*/}
+	if ! cp "$BUILD/obj/libuffdwp/${f%.c}.o" "$tmp/objects"; then
+		echo "tests/floors.sh: build the library first" >&2
+		exit 99
+	fi
+done
+
+expect 'floors' '' check libuffdwp "$tmp/objects"
+expect 'libuffdwp.so needs libc alone' '' needs_libc_alone "$BUILD/libuffdwp.so"
+mapfile -t outside < <(find tools examples tests/live -name '*.[ch]')
+expect 'public headers alone outside' '' public_headers_alone "${outside[@]}"
+
+planted hist.h '#include "region.h"'
+expect 'planted: an include upwards' 'hist.h .* reaches up to region.h' check "$tmp/src" "$tmp/obj"
+planted hist.c 'int uffdwp_close(struct uffdwp *); int uffdwp__x(void) { return uffdwp_close(0); }'
+expect 'planted: a call upwards' 'hist.o .* for uffdwp_close' check "$tmp/src" "$tmp/obj"
+planted bitmap.h '#include "hist.h"'
+printf '#include "bitmap.h"\n' >>"$tmp/src/hist.h"
+expect 'planted: a circle' '^circle: .*hist' check "$tmp/src" "$tmp/obj"
+planted hist.c 'int ioctl(int, unsigned long, ...); int uffdwp__x(void) { return ioctl(0, 0); }'
+expect 'planted: a system call' 'hist.o.* ioctl' check "$tmp/src" "$tmp/obj"
+planted nowhere.h ''
+expect 'planted: a file on no floor' 'nowhere.h is on no floor' check "$tmp/src" "$tmp/obj"
+printf '#include <math.h>\ndouble f(double x);\ndouble f(double x) { return cos(x); }\n' >"$tmp/m.c"
+"$CC" -shared -fPIC -Wl,--no-as-needed -o "$tmp/m.so" "$tmp/m.c" -lm || exit 99
+expect 'planted: another library' 'libm.so' needs_libc_alone "$tmp/m.so"
+printf '#include "../libuffdwp/sys.h"\n' >"$tmp/tool.c"
+expect 'planted: an internal header in a tool' 'sys.h' public_headers_alone "$tmp/tool.c"
+
+echo "$passed passed, $failed failed, 0 skipped"
+[ $failed = 0 ]

@@ -1,0 +1,188 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# The runner of `make check`: every program in $BUILD/tests and $BUILD/examples, short runs of
+# uffd-stress, and, without a sanitizer, the scripts in tests/ except those that say
+# "make check: no". Each runs under a timeout, with its output in $BUILD/logs.
+#
+# What a program tells is counted in this order: a last line "N passed, N failed, N skipped", also with
+# the last two exchanged; libcheck's "Checks: N, Failures: F, Errors: E", less the lines that
+# begin with SKIP; else it is one case by its exit code, where 77 is a skip. A skip without a reason
+# is a failure. So is a report of a sanitizer, also from a child whose exit code nobody looked at.
+# Skips fail the run on a kernel and with rights that have everything (UFFDWP_SKIPS_ALLOWED=n allows n).
+#
+# Arguments: only run what has one of them in its name. Exit: 0, 1, or 99 if there is nothing to run.
+set -u
+cd "$(dirname "$0")/.." || exit 99
+
+BUILD=${BUILD-build}
+SAN=${SAN-}
+CC=${CC-cc}
+export BUILD SAN CC
+logs=$BUILD/logs
+only=("$@")
+passed=0 failed=0 skipped=0
+running=
+
+slow=1
+case $SAN in
+address) slow=4 ;;
+thread) slow=8 ;;
+esac
+export CK_DEFAULT_TIMEOUT=$((20 * slow))
+
+rm -rf "$logs"
+mkdir -p "$logs" && logs=$(cd "$logs" && pwd) || exit 99
+ulimit -c 0
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null; exit 130' INT TERM
+
+# The ThreadSanitizer of older compilers can not live with as many random address bits as newer kernels use.
+launch=()
+if [ "$SAN" = thread ] && setarch -R true 2>/dev/null; then
+	launch=(setarch -R)
+fi
+
+# Features that every test wants are in Linux 6.8, and all of them only for root.
+reference() {
+	local major minor
+	IFS=.- read -r major minor _ < <(uname -r)
+	[ "$(id -u)" = 0 ] && [ $((major * 1000 + minor)) -ge 6008 ]
+}
+
+hugepages() {
+	cat /proc/sys/vm/nr_hugepages 2>/dev/null || echo 0
+}
+
+sanitizer_env() {
+	local at=log_path=$logs/$1.san
+	export ASAN_OPTIONS="${ASAN_OPTIONS-}:detect_leaks=1:allocator_may_return_null=1:$at"
+	export UBSAN_OPTIONS="${UBSAN_OPTIONS-}:print_stacktrace=1:$at"
+	export TSAN_OPTIONS="${TSAN_OPTIONS-}:second_deadlock_stack=1:$at"
+}
+
+# Sets p, f, s from the log and the exit code.
+count() {
+	local log=$1 rc=$2 line
+	p=0 f=0 s=0
+	line=$(grep -E '^[0-9]+ passed, [0-9]+ (failed|skipped), [0-9]+ (failed|skipped)$' "$log" | tail -n 1)
+	if [[ $line = *', '*' skipped, '* ]]; then
+		read -r p _ s _ f _ <<<"$line"
+	elif [ -n "$line" ]; then
+		read -r p _ f _ s _ <<<"$line"
+	elif grep -qE '^[0-9]+%: Checks: [0-9]+, Failures:' "$log"; then
+		read -r p f < <(awk -F '[:,]' '/^[0-9]+%: Checks: [0-9]+, Failures:/ { n += $3; f += $5 + $7 }
+			END { print n - f, f }' "$log")
+		s=$(grep -c '^SKIP' "$log")
+		p=$((p - s))
+	elif [ "$rc" = 0 ]; then
+		p=1
+	elif [ "$rc" = 77 ]; then
+		s=1
+	fi
+	case $rc in
+	0) ;;
+	77) [ "$s" -gt 0 ] || f=$((f + 1)) ;;
+	*) [ "$f" -gt 0 ] || f=1 ;;
+	esac
+	# A program that ran nothing has tested nothing.
+	[ $((p + f + s)) -gt 0 ] || f=1
+}
+
+wanted() {
+	local o
+	[ ${#only[@]} -gt 0 ] || return 0
+	for o in "${only[@]}"; do
+		case $1 in *"$o"*) return 0 ;; esac
+	done
+	return 1
+}
+
+indent() {
+	sed 's/^/     | /'
+}
+
+# run NAME SECONDS COMMAND...: one program.
+run() {
+	local name=$1 limit=$(($2 * slow)) log rc reports why p f s began=$SECONDS
+	shift 2
+	wanted "$name" || return 0
+	name=${name//[ \/=]/_}
+	log=$logs/$name.log
+	(sanitizer_env "$name" && exec timeout -k 10 "$limit" "${launch[@]}" "$@") </dev/null >"$log" 2>&1 &
+	running=$!
+	wait "$running"
+	rc=$?
+	running=
+	count "$log" "$rc"
+	reports=$(cat "$logs/$name.san".* 2>/dev/null)
+	reports+=$(grep -aE 'ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer|: runtime error: ' "$log")
+	[ -z "$reports" ] || [ "$f" -gt 0 ] || f=1
+	# 77 needs words; any line will do where none says skip.
+	why=$(grep -ai 'skip\|unsupported\|lacks' "$log" || tail -n 1 "$log")
+	[ "$s" = 0 ] || [ -n "$why" ] || f=$((f + 1))
+
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	if [ "$f" -gt 0 ]; then
+		printf 'FAIL %-34s %d passed, %d failed, %d skipped, exit %d' "$name" "$p" "$f" "$s" "$rc"
+		[ "$rc" != 124 ] && [ "$rc" != 137 ] || printf ' (after %d s)' "$limit"
+		printf '\n'
+		tail -n 60 "$log" | indent
+		[ -z "$reports" ] || head -n 80 <<<"$reports" | indent
+	else
+		printf 'ok   %-34s %d passed, %d skipped, %d s\n' "$name" "$p" "$s" $((SECONDS - began))
+		[ "$s" = 0 ] || indent <<<"$why"
+	fi
+}
+
+before=$(hugepages)
+
+# By source, so that a program which was not built is missed.
+for src in tests/unit/*.c tests/live/*.c examples/*.c; do
+	[ ! -e "$src" ] || run "${src%.c}" 120 "$BUILD/${src%.c}"
+done
+
+for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
+	run "uffd-stress bounce $mem" 60 "$BUILD/uffd-stress" bounce --mem=$mem --size=4M --bounces=2
+	run "uffd-stress sigbus $mem" 60 "$BUILD/uffd-stress" sigbus --mem=$mem --size=4M --bounces=2
+	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=4M --bounces=2
+done
+run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
+
+# They look at sources and at installed files, which a sanitizer does not change.
+if [ -z "$SAN" ]; then
+	for script in tests/*.sh; do
+		[ "$script" != tests/run.sh ] || continue
+		! grep -q '^# make check: no' "$script" || continue
+		run "$script" 120 "$script"
+	done
+fi
+
+if [ $((passed + failed + skipped)) = 0 ]; then
+	echo "tests/run.sh: nothing to run" >&2
+	exit 99
+fi
+
+# What a test reserved, it gives back; the guard of a killed one may need a moment.
+for _ in 1 2 3 4 5; do
+	[ "$(hugepages)" -gt "$before" ] || break
+	sleep 1
+done
+if [ "$(hugepages)" -gt "$before" ]; then
+	echo "FAIL vm.nr_hugepages: $before before, $(hugepages) after"
+	failed=$((failed + 1))
+fi
+
+allowed=${UFFDWP_SKIPS_ALLOWED-}
+if [ -z "$allowed" ]; then
+	allowed=$skipped
+	if reference; then allowed=0; fi
+fi
+status=0
+if [ "$skipped" -gt "$allowed" ]; then
+	echo "FAIL $skipped skipped, $allowed allowed on this kernel with these rights"
+	status=1
+fi
+[ "$failed" = 0 ] || status=1
+
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $status

@@ -1,0 +1,77 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# The functions that the public headers declare, the symbol map's, and those that libuffdwp.so exports are
+# the same; each carries the version node of the map; the static library defines no global name
+# outside uffdwp_; soname and version are the header's.
+set -u
+cd "$(dirname "$0")/.." || exit 99
+BUILD=${BUILD-build}
+CC=${CC-cc}
+export LC_ALL=C
+tmp=$(mktemp -d) || exit 99
+trap 'rm -rf "$tmp"' EXIT
+so=$BUILD/libuffdwp.so
+passed=0 failed=0
+
+same() {
+	if diff -u "$2" "$3" >"$tmp/diff"; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "FAIL $1"
+		cat "$tmp/diff"
+	fi
+}
+
+# Declarations alone: comments go with the preprocessor, struct bodies (function pointers) by hand.
+for h in include/uffdwp.h include/uffdwp/*.h; do
+	[ -e "$h" ] || continue
+	"$CC" -E -P -std=c11 -Iinclude "$h" || exit 99
+done | tr '\n' ' ' | sed -E ':a; s/\{[^{}]*\}//g; ta' | tr ';' '\n' |
+	sed -nE 's/^.*[ *](uffdwp_[a-z0-9_]+) *\(.*/\1/p' | sort -u >"$tmp/declared"
+
+sed -nE 's/^\t(uffdwp_[a-z0-9_]+);$/\1/p' libuffdwp/libuffdwp.map | sort >"$tmp/mapped"
+nm -D --defined-only "$so" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort >"$tmp/exported"
+[ -s "$tmp/declared" ] || exit 99
+same 'declared in the headers = named by the map' "$tmp/declared" "$tmp/mapped"
+same 'named by the map = exported' "$tmp/mapped" "$tmp/exported"
+
+sed -nE 's/^(UFFDWP_[0-9.]+) \{$/\1/p' libuffdwp/libuffdwp.map | sort >"$tmp/nodes"
+nm -D --defined-only "$so" | sed -nE '/ A /d; s/.*@@(.*)$/\1/p' | sort -u >"$tmp/seen"
+same 'version nodes' "$tmp/nodes" "$tmp/seen"
+
+nm -g --defined-only "$BUILD/libuffdwp.a" 2>/dev/null | awk 'NF == 3 { print $3 }' |
+	grep -v '^uffdwp_' >"$tmp/foreign"
+: >"$tmp/none"
+same 'global names of the static library' "$tmp/none" "$tmp/foreign"
+
+cat >"$tmp/version.c" <<'END'
+#include <stdio.h>
+#include <uffdwp.h>
+int main(void)
+{
+	printf("libuffdwp.so.%d\n%d.%d.%d\n", UFFDWP_VERSION_MAJOR, UFFDWP_VERSION_MAJOR,
+	       UFFDWP_VERSION_MINOR, UFFDWP_VERSION_PATCH);
+	return 0;
+}
+END
+cat >"$tmp/running.c" <<'END'
+#include <stdio.h>
+#include <uffdwp.h>
+int main(void)
+{
+	puts(uffdwp_version());
+	return 0;
+}
+END
+"$CC" -Iinclude -o "$tmp/version" "$tmp/version.c" && "$tmp/version" >"$tmp/header" || exit 99
+"$CC" -Iinclude -o "$tmp/running" "$tmp/running.c" "$so" || exit 99
+{
+	readelf -d "$so" | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p'
+	LD_LIBRARY_PATH=$BUILD "$tmp/running"
+} >"$tmp/library"
+same 'soname and version are the header'"'"'s' "$tmp/header" "$tmp/library"
+
+echo "$passed passed, $failed failed, 0 skipped"
+[ $failed = 0 ]

@@ -18,14 +18,6 @@
 #define EAGAIN_NS UINT64_C(5000000000)
 #define EBUSY_NS UINT64_C(1000000000)
 
-void uffdwp__pause(unsigned int count)
-{
-	if (count < 64)
-		uffdwp__sys_yield();
-	else
-		uffdwp__sys_sleep_us(count < 1024 ? 20 : 200);
-}
-
 /* ---- Waiting for something that another thread does, but not for ever ---- */
 
 struct wait {

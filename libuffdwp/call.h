@@ -3,10 +3,7 @@
 #ifndef UFFDWP_CALL_H
 #define UFFDWP_CALL_H
 
-#include "region.h"
-
-/* Waits a little, longer when it is called with a larger count. */
-void uffdwp__pause(unsigned int count);
+#include "core.h"
 
 /* Protects or unprotects without looking at states; *done bytes. Waits for events to be read. */
 int uffdwp__writeprotect(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page, bool on,

@@ -25,17 +25,17 @@ struct change {
 	uint64_t start, end, to;
 };
 
-static void tell(struct uffdwp__server *s, struct uffdwp_region *r, const struct uffdwp_event *e)
+static void tell(struct uffdwp *h, struct uffdwp_region *r, const struct uffdwp_event *e)
 {
 	int slot, ret;
 
-	if (!r->ops.event || uffdwp__error(s->h))
+	if (!r->ops.event || uffdwp__error(h))
 		return;
-	slot = uffdwp__serving_begin(s->h);
+	slot = uffdwp__serving_begin(h);
 	ret = r->ops.event(r, e, r->ctx);
-	uffdwp__serving_end(s->h, slot);
+	uffdwp__serving_end(h, slot);
 	if (ret)
-		uffdwp__fail(s->h, ret < 0 ? ret : -EINVAL);
+		uffdwp__fail(h, ret < 0 ? ret : -EINVAL);
 }
 
 /* ---- The books; under the lock ---- */
@@ -116,9 +116,8 @@ static void apply(struct uffdwp *h, struct uffdwp_region *r, const struct change
 }
 
 /* The first region at or after *cursor that c meets: changes it, tells it. False when there is none. */
-static bool next_region(struct uffdwp__server *s, const struct change *c, uint64_t *cursor)
+static bool next_region(struct uffdwp *h, const struct change *c, uint64_t *cursor)
 {
-	struct uffdwp *h = s->h;
 	const struct uffdwp__table *t;
 	struct uffdwp_region *r = NULL;
 	struct uffdwp_event e = { .kind = c->kind };
@@ -140,7 +139,7 @@ static bool next_region(struct uffdwp__server *s, const struct change *c, uint64
 	phase = uffdwp__enter(h); /* before the lock is given up: r can not be freed from here on */
 	pthread_mutex_unlock(&h->lock);
 	if (r)
-		tell(s, r, &e);
+		tell(h, r, &e);
 	if (r && c->kind == UFFDWP_EVENT_REMOVE && r->pages.n)
 		forget(r, e.addr, e.addr + e.len);
 	if (r && c->kind == UFFDWP_EVENT_REMAP && !e.whole)
@@ -149,11 +148,11 @@ static bool next_region(struct uffdwp__server *s, const struct change *c, uint64
 	return r;
 }
 
-static void for_each(struct uffdwp__server *s, struct change c)
+static void for_each(struct uffdwp *h, struct change c)
 {
 	uint64_t cursor = c.start;
 
-	while (cursor < c.end && next_region(s, &c, &cursor))
+	while (cursor < c.end && next_region(h, &c, &cursor))
 		;
 }
 
@@ -169,7 +168,7 @@ static void forked(struct uffdwp *h, int fd)
 			fd); /* which unprotects the child's memory and wakes its threads */
 		return;
 	}
-	err = uffdwp__child(h, fd, &child);
+	err = h->child(h, fd, &child);
 	if (err) {
 		uffdwp__sys_close(fd);
 		uffdwp__fail(h, err);
@@ -178,27 +177,27 @@ static void forked(struct uffdwp *h, int fd)
 	h->forked(h, child, h->forked_arg);
 }
 
-void uffdwp__serve_event(struct uffdwp__server *s, const struct uffd_msg *m)
+void uffdwp__serve_event(struct uffdwp *h, struct uffdwp__stats *st, const struct uffd_msg *m)
 {
 	switch (m->event) {
 	case UFFD_EVENT_FORK:
-		uffdwp__count(s->st, COUNT_FORK, 1);
-		forked(s->h, (int)m->arg.fork.ufd);
+		uffdwp__count(st, COUNT_FORK, 1);
+		forked(h, (int)m->arg.fork.ufd);
 		break;
 	case UFFD_EVENT_REMAP:
-		uffdwp__count(s->st, COUNT_REMAP, 1);
-		for_each(s,
+		uffdwp__count(st, COUNT_REMAP, 1);
+		for_each(h,
 			 (struct change){ UFFDWP_EVENT_REMAP, m->arg.remap.from,
 					  m->arg.remap.from + m->arg.remap.len, m->arg.remap.to });
 		break;
 	case UFFD_EVENT_REMOVE:
-		uffdwp__count(s->st, COUNT_REMOVE, 1);
-		for_each(s, (struct change){ UFFDWP_EVENT_REMOVE, m->arg.remove.start,
+		uffdwp__count(st, COUNT_REMOVE, 1);
+		for_each(h, (struct change){ UFFDWP_EVENT_REMOVE, m->arg.remove.start,
 					     m->arg.remove.end, 0 });
 		break;
 	case UFFD_EVENT_UNMAP:
-		uffdwp__count(s->st, COUNT_UNMAP, 1);
-		for_each(s, (struct change){ UFFDWP_EVENT_UNMAP, m->arg.remove.start,
+		uffdwp__count(st, COUNT_UNMAP, 1);
+		for_each(h, (struct change){ UFFDWP_EVENT_UNMAP, m->arg.remove.start,
 					     m->arg.remove.end, 0 });
 		break;
 	default: /* a newer kernel's, which was not asked for */

@@ -3,15 +3,9 @@
 #ifndef UFFDWP_EVENT_H
 #define UFFDWP_EVENT_H
 
-#include "fault.h"
+#include "core.h"
 
 /* Not in a reader section. */
-void uffdwp__serve_event(struct uffdwp__server *s, const struct uffd_msg *m);
-
-/*
- * Makes an unstarted handle for what fork(2) duplicated, with the regions of the parent; owns fd on success. In
- * handle.c's charge, as every handle.
- */
-int uffdwp__child(struct uffdwp *parent, int fd, struct uffdwp **out);
+void uffdwp__serve_event(struct uffdwp *h, struct uffdwp__stats *st, const struct uffd_msg *m);
 
 #endif

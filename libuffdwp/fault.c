@@ -255,7 +255,7 @@ int uffdwp__serve(struct uffdwp__server *s)
 		if (likely(msg[i].event == UFFD_EVENT_PAGEFAULT))
 			insert_sorted(&b, &msg[i]);
 		else
-			uffdwp__serve_event(s, &msg[i]);
+			uffdwp__serve_event(s->h, s->st, &msg[i]);
 	}
 	if (b.n)
 		serve_faults(s, &b, since);

@@ -3,7 +3,7 @@
 #ifndef UFFDWP_FAULT_H
 #define UFFDWP_FAULT_H
 
-#include "region.h"
+#include "core.h"
 
 /* Who serves: a thread of the pool, a caller of uffdwp_dispatch(), a signal handler. */
 struct uffdwp__server {

@@ -9,9 +9,9 @@
 #include <sys/epoll.h>
 
 #include "call.h"
-#include "event.h"
 #include "fault.h"
 #include "pool.h"
+#include "region.h"
 #include "sigbus.h"
 #include "sys.h"
 #include "util.h"
@@ -300,6 +300,8 @@ __cold static struct uffdwp *create(void)
 	return h;
 }
 
+static int make_child(struct uffdwp *parent, int fd, struct uffdwp **out);
+
 __cold static void set_opts(struct uffdwp *h, const struct uffdwp_opts *o)
 {
 	bool pool = o->serve == UFFDWP_SERVE_THREADS;
@@ -313,6 +315,7 @@ __cold static void set_opts(struct uffdwp *h, const struct uffdwp_opts *o)
 	h->thread_start = o->thread_start;
 	h->thread_arg = o->thread_arg;
 	h->forked = o->forked;
+	h->child = make_child;
 	h->forked_arg = o->forked_arg;
 	h->placement = !pool					? UFFDWP_PLACE_SCHED
 		       : o->placement				? o->placement
@@ -546,7 +549,8 @@ __cold static int child_regions(struct uffdwp *child, struct uffdwp *parent)
 	return err;
 }
 
-int uffdwp__child(struct uffdwp *parent, int fd, struct uffdwp **out)
+/* What a serving thread makes when it reads that a child was forked; owns fd on success. */
+static int make_child(struct uffdwp *parent, int fd, struct uffdwp **out)
 {
 	struct uffdwp_opts o = { .sz = sizeof(o),
 				 .serve = UFFDWP_SERVE_CALLER,

@@ -3,7 +3,7 @@
 #ifndef UFFDWP_POOL_H
 #define UFFDWP_POOL_H
 
-#include "region.h"
+#include "core.h"
 
 /* Starts h->threads threads. 0 or -errno; then none is left. */
 int uffdwp__pool_start(struct uffdwp *h, const int *cpus, size_t ncpus);

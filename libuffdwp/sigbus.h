@@ -3,7 +3,7 @@
 #ifndef UFFDWP_SIGBUS_H
 #define UFFDWP_SIGBUS_H
 
-#include "region.h"
+#include "core.h"
 
 int uffdwp__sigbus_add(
 	struct uffdwp *h); /* -EMFILE: UFFDWP__SIGBUS_MAX handles are served so already */

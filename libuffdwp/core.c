@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: MIT */
+/* The state that all floors share: who may use a handle, the table of its regions, the stash. The design is in core.h. */
+#include "core.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "sys.h"
+#include "util.h"
+
+/* ---- What every object needs ---- */
+
+int uffdwp__check(const struct uffdwp *h)
+{
+	if (!h)
+		return -EINVAL;
+	return likely(atomic_load_explicit(h->alive, memory_order_relaxed)) ? 0 : -ECHILD;
+}
+
+__cold int uffdwp__opts(void *to, size_t to_size, const void *from, size_t min_size)
+{
+	size_t size;
+	const unsigned char *tail = from;
+
+	memset(to, 0, to_size);
+	memcpy(to, &to_size, sizeof(to_size));
+	if (!from)
+		return 0;
+	memcpy(&size, from, sizeof(size));
+	if (size < min_size)
+		return -EINVAL;
+	for (size_t i = to_size; i < size; i++)
+		if (tail[i])
+			return -E2BIG;
+	memcpy(to, from, size < to_size ? size : to_size);
+	return 0;
+}
+
+__cold void uffdwp__reason(char *buf, size_t size, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!buf || !size)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(buf, size, fmt, ap);
+	va_end(ap);
+}
+
+void uffdwp__pause(unsigned int count)
+{
+	if (count < 64)
+		uffdwp__sys_yield();
+	else
+		uffdwp__sys_sleep_us(count < 1024 ? 20 : 200);
+}
+
+/* ---- Who is in an operation ---- */
+
+bool uffdwp__serving(struct uffdwp *h)
+{
+	uintptr_t self = (uintptr_t)pthread_self();
+
+	for (int i = 0; i < UFFDWP__SERVERS; i++)
+		if (atomic_load_explicit(&h->servers[i], memory_order_relaxed) == self)
+			return true;
+	return false;
+}
+
+/* Relaxed: only ever compared with the own thread. No slot left only means no deadlock check. */
+int uffdwp__serving_begin(struct uffdwp *h)
+{
+	uintptr_t self = (uintptr_t)pthread_self();
+
+	for (int i = 0; i < UFFDWP__SERVERS; i++) {
+		uintptr_t none = 0;
+
+		if (!atomic_load_explicit(&h->servers[i], memory_order_relaxed) &&
+		    atomic_compare_exchange_strong_explicit(&h->servers[i], &none, self,
+							    memory_order_relaxed,
+							    memory_order_relaxed))
+			return i;
+	}
+	return -1;
+}
+
+void uffdwp__serving_end(struct uffdwp *h, int slot)
+{
+	if (slot >= 0)
+		atomic_store_explicit(&h->servers[slot], 0, memory_order_relaxed);
+}
+
+/* ---- The table ---- */
+
+const struct uffdwp__entry *uffdwp__lookup(struct uffdwp *h, uint64_t addr)
+{
+	/* Acquire: pairs with the publication in publish(). seq_cst: see synchronize. */
+	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_seq_cst);
+	uint32_t lo = 0, hi = t->n;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (t->e[mid].end <= addr)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < t->n && t->e[lo].start <= addr ? &t->e[lo] : NULL;
+}
+
+/*
+ * Waits until who entered before has left. Two phases: a reader may have taken the old phase's number and count
+ * itself only now; it is then waited for in the second round.
+ */
+void uffdwp__synchronize(struct uffdwp *h)
+{
+	for (int round = 0; round < 2; round++) {
+		unsigned int old = atomic_fetch_xor_explicit(&h->phase, 1, memory_order_seq_cst) &
+				   1;
+
+		for (unsigned int spins = 0;
+		     atomic_load_explicit(&h->readers[old], memory_order_seq_cst); spins++)
+			uffdwp__pause(spins);
+	}
+}
+
+static void publish(struct uffdwp *h, struct uffdwp__table *t)
+{
+	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed);
+
+	atomic_store_explicit(&h->table, t, memory_order_seq_cst);
+	uffdwp__synchronize(h);
+	h->spare = old;
+}
+
+__cold static size_t table_bytes(uint32_t cap)
+{
+	return sizeof(struct uffdwp__table) + cap * sizeof(struct uffdwp__entry);
+}
+
+__cold int uffdwp__table_reserve(struct uffdwp *h, uint32_t n)
+{
+	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed), *a, *b;
+	uint32_t cap = h->table_cap ? h->table_cap : 64;
+	size_t old_size = h->table_size;
+
+	if (n <= h->table_cap)
+		return 0;
+	while (cap < n)
+		cap *= 2;
+	a = uffdwp__sys_alloc(table_bytes(cap));
+	b = uffdwp__sys_alloc(table_bytes(cap));
+	if (!a || !b) {
+		uffdwp__sys_free(a, table_bytes(cap));
+		uffdwp__sys_free(b, table_bytes(cap));
+		return -ENOMEM;
+	}
+	uffdwp__sys_free(h->spare, old_size);
+	h->spare = NULL;
+	h->table_cap = cap;
+	h->table_size = table_bytes(cap);
+	if (!old) {
+		atomic_store_explicit(&h->table, a, memory_order_release);
+	} else {
+		memcpy(a, old, table_bytes(old->n));
+		publish(h, a);
+		uffdwp__sys_free(old, old_size);
+	}
+	h->spare = b;
+	return 0;
+}
+
+void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r)
+{
+	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed),
+			     *t = h->spare;
+	uint64_t start = atomic_load_explicit(&r->addr, memory_order_relaxed);
+	uint32_t i = 0;
+
+	while (i < old->n && old->e[i].start < start)
+		i++;
+	memcpy(t->e, old->e, i * sizeof(t->e[0]));
+	t->e[i].start = start;
+	t->e[i].end = start + atomic_load_explicit(&r->len, memory_order_relaxed);
+	t->e[i].base = atomic_load_explicit(&r->base, memory_order_relaxed);
+	t->e[i].r = r;
+	memcpy(t->e + i + 1, old->e + i, (old->n - i) * sizeof(t->e[0]));
+	t->n = old->n + 1;
+	publish(h, t);
+}
+
+void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r)
+{
+	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed),
+			     *t = h->spare;
+
+	t->n = 0;
+	for (uint32_t i = 0; i < old->n; i++)
+		if (old->e[i].r != r)
+			t->e[t->n++] = old->e[i];
+	publish(h, t);
+}
+
+/* ---- The stash ---- */
+
+void uffdwp__stash_fill(struct uffdwp *h)
+{
+	uint32_t n;
+	int got;
+
+	if (!h->stash)
+		return;
+	pthread_mutex_lock(&h->stash_lock);
+	n = atomic_load_explicit(&h->stashed, memory_order_relaxed);
+	if (!n)
+		h->stash_head = 0;
+	got = h->stash_head + n < UFFDWP__STASH
+		      ? uffdwp__sys_read(h->fd, h->stash + h->stash_head + n,
+					 UFFDWP__STASH - h->stash_head - n)
+		      : 0;
+	if (got > 0)
+		atomic_store_explicit(&h->stashed, n + (uint32_t)got, memory_order_relaxed);
+	pthread_mutex_unlock(&h->stash_lock);
+	if (got > 0)
+		uffdwp__sys_eventfd_add(h->kick);
+}
+
+unsigned int uffdwp__stash_take(struct uffdwp *h, struct uffd_msg *msg, unsigned int max)
+{
+	uint32_t n;
+
+	if (likely(!atomic_load_explicit(&h->stashed, memory_order_relaxed)))
+		return 0;
+	pthread_mutex_lock(&h->stash_lock);
+	n = (uint32_t)min_u64(atomic_load_explicit(&h->stashed, memory_order_relaxed), max);
+	memcpy(msg, h->stash + h->stash_head, n * sizeof(*msg));
+	h->stash_head += n;
+	atomic_fetch_sub_explicit(&h->stashed, n, memory_order_relaxed);
+	pthread_mutex_unlock(&h->stash_lock);
+	return n;
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which addresses are whose: the handle's state that every floor above shares, and the table of its
+ * regions.
+ *
+ * DESIGN
+ *
+ * The table is an array sorted by address, never changed once published; look-up is a binary search
+ * without a lock. Who serves faults is a reader: it enters, looks up, calls operations, leaves. A change builds the
+ * spare array, publishes it, and waits until every reader that may have seen the old one has left; then the
+ * old one is the spare. So a region that was taken out is not in any operation when that wait is over. The wait is
+ * over readers counted in two phases, as in sleepable RCU; readers never wait.
+ *
+ * Lock order: lock (changes of the table, by programs and by events) is the only one. Serving threads take it
+ * for events, outside of the reader section, and never while they hold pages. Nothing that waits for a serving
+ * thread to read messages is done under it.
+ *
+ * Memory comes from mmap, never from malloc: the program's heap may be what is protected.
+ *
+ * The stash: calls meet EAGAIN until somebody has read the events that are pending. Any thread that meets it
+ * reads messages into the stash itself, so no thread depends on another one, which may be waiting too.
+ */
+#ifndef UFFDWP_CORE_H
+#define UFFDWP_CORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "bitmap.h"
+#include "stats.h"
+#include "uapi.h"
+#include "uffdwp.h"
+
+#define UFFDWP__STASH 4096 /* messages: one for each sleeping thread, one for each event */
+#define UFFDWP__SERVERS UFFDWP_THREADS_MAX
+
+struct uffdwp__pool;
+
+struct uffdwp__entry {
+	uint64_t start, end;
+	uint64_t base; /* the address of page 0 of the region's states */
+	struct uffdwp_region *r;
+};
+
+struct uffdwp__table {
+	uint32_t n;
+	struct uffdwp__entry e[];
+};
+
+struct uffdwp_region {
+	struct uffdwp *h;
+	/* These change by events only, under the lock: what is left of the region, and where its page 0 is. */
+	_Atomic uint64_t addr, len, base;
+	_Atomic uintptr_t mem; /* of page 0; 0: can not be read directly */
+	uint64_t page_size;    /* one page state stands for so much */
+	uint64_t kernel_page;  /* the kernel faults and places so much */
+	unsigned int shift;    /* of page_size */
+	uint32_t mode, run;
+	bool mem_is_addr;
+	bool anonymous;	   /* known only where it matters, see needs_kind() */
+	bool populate;	   /* before protecting */
+	_Atomic bool gone; /* all of it was unmapped; on the handle's list until it is removed */
+	struct uffdwp_region *next_gone;
+	struct uffdwp_ops ops;
+	void *ctx;
+	struct uffdwp__pages
+		pages; /* n is 0 without UFFDWP_MODE_WP, or when the kernel resolves writes */
+	void *zeros;   /* kernel_page bytes, only where missing pages are placed */
+	size_t alloc_size, zeros_size;
+};
+
+struct uffdwp {
+	_Atomic uint32_t *alive; /* a page of its own, wiped in a forked child */
+	int fd;
+	_Atomic int pid; /* to read memory with, or 0 */
+	uint64_t features, supported, ioctls;
+	uint32_t source, faults, serve, placement, threads, batch;
+	_Atomic int error;
+
+	_Atomic(struct uffdwp__table *) table;
+	struct uffdwp__table *spare;
+	uint32_t table_cap;
+	size_t table_size;	    /* bytes of each of the two */
+	struct uffdwp_region *gone; /* under the lock */
+	pthread_mutex_t lock;
+
+	_Atomic uint32_t phase;
+	_Alignas(64) _Atomic uint64_t readers[2];
+	_Atomic uintptr_t servers[UFFDWP__SERVERS]; /* pthread_self() of who is in operations now */
+
+	_Alignas(64) pthread_mutex_t stash_lock;
+	_Atomic uint32_t stashed; /* may be read without the lock, as a hint */
+	uint32_t stash_head;
+	struct uffd_msg *stash; /* UFFDWP__STASH of them, only where events are on */
+
+	struct uffdwp__stats stats; /* of who is not in the pool */
+	struct uffdwp__pool *pool;
+	int kick;      /* eventfd: look into the stash, or stop */
+	bool blocking; /* callers wait in read(2); then whoever meets EAGAIN relies on them */
+	int epoll;     /* what uffdwp_fd() gives, -1 unless callers serve */
+	int (*thread_start)(unsigned int worker, void *arg);
+	void *thread_arg;
+	void (*forked)(struct uffdwp *parent, struct uffdwp *child, void *arg);
+	void *forked_arg;
+	int (*child)(struct uffdwp *parent, int fd,
+		     struct uffdwp **out); /* makes what forked is given */
+};
+
+#define UFFDWP__EVENTS                                                                          \
+	(UFFDWP_FEATURE_EVENT_FORK | UFFDWP_FEATURE_EVENT_REMAP | UFFDWP_FEATURE_EVENT_REMOVE | \
+	 UFFDWP_FEATURE_EVENT_UNMAP)
+
+/* Waits a little, longer when it is called with a larger count. */
+void uffdwp__pause(unsigned int count);
+
+/* Readers of the table. */
+static inline unsigned int uffdwp__enter(struct uffdwp *h)
+{
+	unsigned int phase = atomic_load_explicit(&h->phase, memory_order_relaxed) & 1;
+
+	/* Pairs with the fence of synchronize: either it sees us, or we see its table. */
+	atomic_fetch_add_explicit(&h->readers[phase], 1, memory_order_seq_cst);
+	return phase;
+}
+
+static inline void uffdwp__leave(struct uffdwp *h, unsigned int phase)
+{
+	/* Pairs with the load in synchronize: what we did with a region is before its end. */
+	atomic_fetch_sub_explicit(&h->readers[phase], 1, memory_order_release);
+}
+
+/* In a reader section, or under the lock. NULL: nobody's. */
+const struct uffdwp__entry *uffdwp__lookup(struct uffdwp *h, uint64_t addr);
+
+/* 0, -EINVAL for NULL, -ECHILD in a forked child. */
+int uffdwp__check(const struct uffdwp *h);
+
+/* Whether the caller is in an operation of this handle, and the marks for it. */
+bool uffdwp__serving(struct uffdwp *h);
+int uffdwp__serving_begin(struct uffdwp *h);
+void uffdwp__serving_end(struct uffdwp *h, int slot);
+
+/* Table changes; under the lock. insert needs room, which reserve makes. */
+int uffdwp__table_reserve(struct uffdwp *h, uint32_t n);
+void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r);
+void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r);
+void uffdwp__synchronize(struct uffdwp *h);
+
+/* The stash. */
+void uffdwp__stash_fill(struct uffdwp *h);
+unsigned int uffdwp__stash_take(struct uffdwp *h, struct uffd_msg *msg, unsigned int max);
+
+/* Copies an option struct of the caller's size into ours: 0, -EINVAL, -E2BIG. */
+int uffdwp__opts(void *to, size_t to_size, const void *from, size_t min_size);
+
+/* Writes a reason into a caller's buffer, if there is one. */
+__attribute__((format(printf, 3, 4))) void uffdwp__reason(char *buf, size_t size, const char *fmt,
+							  ...);
+
+#endif

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Another process's memory: it sends its userfaultfd over a socket, and is served from here, where its
+ * memory is read by its pid. Both ways of handshake, and a peer that ends in the middle.
+ */
+#include "../common/live.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PEER_FEATURES (UFFDWP_FEATURE_PAGEFAULT_FLAG_WP | UFFDWP_FEATURE_THREAD_ID)
+
+/* ---- The other process. It knows nothing of the library. ---- */
+
+static int open_raw(bool handshake)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = PEER_FEATURES };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd >= 0 && handshake && ioctl(fd, UFFDIO_API, &api))
+		_exit(99);
+	return fd;
+}
+
+static void send_fd(int sock, int fd)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} u = { { 0 } };
+	char byte = 'f';
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr m = { .msg_iov = &iov,
+			    .msg_iovlen = 1,
+			    .msg_control = u.buf,
+			    .msg_controllen = sizeof(u.buf) };
+	struct cmsghdr *cm = CMSG_FIRSTHDR(&m);
+
+	cm->cmsg_level = SOL_SOCKET;
+	cm->cmsg_type = SCM_RIGHTS;
+	cm->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cm), &fd, sizeof(int));
+	if (sendmsg(sock, &m, 0) != 1)
+		_exit(99);
+}
+
+/* For each 'w': writes every page, then answers. Ends when told, or at end of file. */
+static _Noreturn void peer(struct live *t, int sock, bool handshake)
+{
+	char command;
+	int fd;
+
+	live_fill(t->mem.addr, t->mem.size, t->seed);
+	fd = open_raw(handshake);
+	if (fd < 0)
+		_exit(99);
+	send_fd(sock, fd);
+	close(fd);
+	while (read(sock, &command, 1) == 1 && command == 'w') {
+		for (size_t i = 0; i < t->pages; i++)
+			live_store(t->mem.addr + i * t->page, i + 1);
+		if (write(sock, "d", 1) != 1)
+			break;
+	}
+	_exit(0);
+}
+
+/* ---- This process ---- */
+
+static int recv_fd(int sock)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} u;
+	char byte;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr m = { .msg_iov = &iov,
+			    .msg_iovlen = 1,
+			    .msg_control = u.buf,
+			    .msg_controllen = sizeof(u.buf) };
+	int fd;
+
+	CHECK_EQ(recvmsg(sock, &m, MSG_CMSG_CLOEXEC), 1);
+	CHECK(CMSG_FIRSTHDR(&m));
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(int));
+	return fd;
+}
+
+struct test {
+	struct live *t;
+	pid_t pid;
+	int sock, fd;
+	char *before, *saved;
+	_Atomic uint32_t *calls;
+	_Atomic int bad;
+};
+
+static int save(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	struct test *c = ctx;
+
+	if (f->mem)
+		atomic_store(&c->bad, 1);
+	for (uint64_t i = 0; i < f->len / c->t->page; i++)
+		atomic_fetch_add(&c->calls[f->offset / c->t->page + i], 1);
+	return uffdwp_read(r, f->addr, c->saved + f->offset, f->len, NULL);
+}
+
+static void start(struct test *c, struct live *t, bool handshake)
+{
+	int pair[2];
+
+	memset(c, 0, sizeof(*c));
+	c->t = t;
+	c->before = malloc(t->mem.size);
+	c->saved = calloc(1, t->mem.size);
+	c->calls = calloc(t->pages, sizeof(*c->calls));
+	CHECK(c->before && c->saved && c->calls);
+	live_fill(c->before, t->mem.size, t->seed);
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	c->pid = fork();
+	CHECK(c->pid >= 0);
+	if (!c->pid) {
+		close(pair[0]);
+		peer(t, pair[1], handshake);
+	}
+	close(pair[1]);
+	c->sock = pair[0];
+	c->fd = recv_fd(c->sock);
+}
+
+static void finish(struct test *c)
+{
+	int status;
+
+	close(c->sock);
+	CHECK_EQ(waitpid(c->pid, &status, 0), c->pid);
+	CHECK_EQ(status, 0);
+	free(c->before);
+	free(c->saved);
+	free(c->calls);
+}
+
+static struct uffdwp *adopt(struct test *c, uint32_t serve, bool handshake)
+{
+	char reason[256] = "";
+	struct uffdwp_adopt_opts o = { .sz = sizeof(o),
+				       .features = handshake ? PEER_FEATURES : 0,
+				       .handshake = !handshake,
+				       .pid = c->pid,
+				       .opts = { .sz = sizeof(o.opts),
+						 .serve = serve,
+						 .reason = reason,
+						 .reason_size = sizeof(reason) } };
+	struct uffdwp_info info;
+	struct uffdwp *h;
+	int err = uffdwp_adopt(&h, c->fd, &o);
+
+	if (err)
+		FAIL("uffdwp_adopt: %s: %s", strerror(-err), reason);
+	live_info(h, &info);
+	CHECK_EQ(info.source, UFFDWP_SOURCE_ADOPTED);
+	CHECK_EQ(info.serve, serve);
+	CHECK_EQ(info.supported, 0);
+	CHECK(info.features & UFFDWP_FEATURE_THREAD_ID);
+	CHECK(fcntl(c->fd, F_GETFL) & O_NONBLOCK);
+	return h;
+}
+
+static void order_writes(struct test *c)
+{
+	char answer;
+
+	CHECK_EQ(write(c->sock, "w", 1), 1);
+	CHECK_EQ(read(c->sock, &answer, 1), 1);
+}
+
+/* The peer's memory as it is now, past the library. */
+static void peer_memory(struct test *c, void *to)
+{
+	struct iovec l = { .iov_base = to, .iov_len = c->t->mem.size };
+	struct iovec r = { .iov_base = c->t->mem.addr, .iov_len = c->t->mem.size };
+
+	CHECK_EQ(process_vm_readv(c->pid, &l, 1, &r, 1, 0), c->t->mem.size);
+}
+
+static void verify(struct test *c)
+{
+	struct live *t = c->t;
+	char *now = malloc(t->mem.size);
+
+	CHECK(now);
+	CHECK_EQ(atomic_load(&c->bad), 0);
+	CHECK_EQ(memcmp(c->saved, c->before, t->mem.size), 0);
+	peer_memory(c, now);
+	for (size_t i = 0; i < t->pages; i++) {
+		CHECK_EQ(atomic_load(&c->calls[i]), 1);
+		CHECK_EQ(live_load(now + i * t->page), i + 1);
+	}
+	free(now);
+}
+
+static void serve_peer(struct live *t, uint32_t serve, bool handshake, uint32_t run)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save };
+	struct uffdwp_region *r;
+	struct live_server s;
+	struct uffdwp *h;
+	struct test c;
+
+	start(&c, t, handshake);
+	h = adopt(&c, serve, handshake);
+	r = live_region(t, h, UFFDWP_MODE_WP, run, &ops, &c);
+	live_serve(&s, h);
+	live_protect(t, r);
+	CHECK_EQ(uffdwp_discard(r, (uintptr_t)t->mem.addr, t->page, 0, NULL), -EOPNOTSUPP);
+	order_writes(&c);
+	verify(&c);
+	CHECK_EQ(uffdwp_error(h), 0);
+	/* Unprotected again by the removal: the peer writes with nobody serving. */
+	live_protect(t, r);
+	CHECK_EQ(uffdwp_region_remove(r), 0);
+	order_writes(&c);
+	live_serve_stop(&s);
+	CHECK_EQ(uffdwp_close(h), 0);
+	CHECK(fcntl(c.fd, F_GETFD) < 0 && errno == EBADF); /* it was ours */
+	finish(&c);
+}
+
+static void served_threads(struct live *t)
+{
+	serve_peer(t, UFFDWP_SERVE_THREADS, true, 1);
+}
+
+static void served_caller(struct live *t)
+{
+	serve_peer(t, UFFDWP_SERVE_CALLER, true, 16);
+}
+
+static void handshake_here(struct live *t)
+{
+	serve_peer(t, UFFDWP_SERVE_THREADS, false, 16);
+}
+
+/* A sweep reads the peer too. */
+static void swept(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save };
+	struct uffdwp_region *r;
+	struct uffdwp *h;
+	struct test c;
+
+	start(&c, t, true);
+	h = adopt(&c, UFFDWP_SERVE_THREADS, true);
+	r = live_region(t, h, UFFDWP_MODE_WP, 64, &ops, &c);
+	live_protect(t, r);
+	CHECK_EQ(uffdwp_sweep(r, (uintptr_t)t->mem.addr, t->mem.size, NULL), 0);
+	order_writes(&c);
+	verify(&c);
+	CHECK_EQ(uffdwp_close(h), 0);
+	finish(&c);
+}
+
+/* Killed in the middle: calls say so, nothing hangs, the handle closes. */
+static void peer_ends(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save };
+	struct uffdwp_region *r;
+	struct uffdwp *h;
+	uint64_t done = 1;
+	struct test c;
+	char byte;
+	int status;
+
+	start(&c, t, true);
+	h = adopt(&c, UFFDWP_SERVE_THREADS, true);
+	r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &c);
+	live_protect(t, r);
+	CHECK_EQ(kill(c.pid, SIGKILL), 0);
+	CHECK_EQ(waitpid(c.pid, &status, 0), c.pid);
+	CHECK_EQ(uffdwp_protect(r, (uintptr_t)t->mem.addr, t->mem.size, &done), -ESRCH);
+	CHECK_EQ(done, 0);
+	CHECK_EQ(uffdwp_unprotect(r, (uintptr_t)t->mem.addr, t->mem.size, NULL), -ESRCH);
+	CHECK_EQ(uffdwp_read(r, (uintptr_t)t->mem.addr, &byte, 1, NULL), -ESRCH);
+	CHECK_EQ(uffdwp_region_remove(r), 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+	close(c.sock);
+	free(c.before);
+	free(c.saved);
+	free(c.calls);
+}
+
+/* Without a pid, there is no way to read; the rest works. */
+static void unreadable(struct live *t)
+{
+	struct uffdwp_adopt_opts o = { .sz = sizeof(o),
+				       .features = PEER_FEATURES,
+				       .opts = { .sz = sizeof(o.opts) } };
+	struct uffdwp_region *r;
+	struct uffdwp *h;
+	struct test c;
+	char byte;
+
+	start(&c, t, true);
+	CHECK_EQ(uffdwp_adopt(&h, c.fd, &o), 0);
+	r = live_region(t, h, UFFDWP_MODE_WP, 1, NULL, NULL);
+	live_protect(t, r);
+	CHECK_EQ(uffdwp_read(r, (uintptr_t)t->mem.addr, &byte, 1, NULL), -EOPNOTSUPP);
+	order_writes(&c);
+	CHECK_EQ(uffdwp_close(h), 0);
+	finish(&c);
+}
+
+#define KINDS (BIT(MEM_ANON) | BIT(MEM_THP))
+static const struct live_case cases[] = {
+	{ "threads", served_threads, KINDS, 0, 5 },
+	{ "caller", served_caller, KINDS, 0, 5 },
+	{ "handshake-here", handshake_here, KINDS_ALL, 0, 5 },
+	{ "sweep", swept, KINDS, 0, 5 },
+	{ "peer-ends", peer_ends, KINDS, 0, 5 },
+	{ "unreadable", unreadable, KINDS, 0, 5 },
+};
+
+LIVE_MAIN(cases)

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The address space changes under a region: each change reaches the event operation, and the books
+ * follow, so a moved region is found and served at its new address and an unmapped one is gone.
+ */
+#include "../common/live.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define REMOVE UFFDWP_FEATURE_EVENT_REMOVE
+#define REMAP UFFDWP_FEATURE_EVENT_REMAP
+#define UNMAP UFFDWP_FEATURE_EVENT_UNMAP
+#define STORM_PAGES 64u
+
+struct test {
+	struct live *t;
+	struct uffdwp_region *r;
+	char *saved;
+	_Atomic uint32_t *calls;
+	_Atomic int events, bad;
+	struct uffdwp_event last;
+	uint64_t at; /* where write faults should arrive now */
+};
+
+static int on_write(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	struct test *c = ctx;
+
+	if (f->addr != c->at + f->offset || (uintptr_t)f->mem != f->addr)
+		atomic_store(&c->bad, 1);
+	atomic_fetch_add(&c->calls[f->offset / c->t->page], 1);
+	return uffdwp_read(r, f->addr, c->saved + f->offset, f->len, NULL);
+}
+
+static int on_event(struct uffdwp_region *r, const struct uffdwp_event *e, void *ctx)
+{
+	struct test *c = ctx;
+
+	if (r != c->r)
+		atomic_store(&c->bad, 1);
+	c->last = *e;
+	atomic_fetch_add(&c->events, 1);
+	return 0;
+}
+
+static struct uffdwp *setup(struct test *c, struct live *t, uint32_t serve, uint64_t features)
+{
+	static const struct uffdwp_ops ops = { .sz = sizeof(ops),
+					       .write = on_write,
+					       .event = on_event };
+	struct uffdwp *h = live_open(serve, features | mem_wp_features(t->mem.kind));
+
+	memset(c, 0, sizeof(*c));
+	c->t = t;
+	c->at = (uintptr_t)t->mem.addr;
+	c->saved = calloc(1, t->mem.size);
+	c->calls = calloc(t->pages, sizeof(*c->calls));
+	CHECK(c->saved && c->calls);
+	live_fill(t->mem.addr, t->mem.size, t->seed);
+	c->r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, c);
+	live_protect(t, c->r);
+	return h;
+}
+
+static void teardown(struct test *c, struct uffdwp *h)
+{
+	CHECK_EQ(atomic_load(&c->bad), 0);
+	CHECK_EQ(uffdwp_error(h), 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+	free(c->saved);
+	free(c->calls);
+}
+
+/* Writes page i at its place now; it must be delivered once, with what the memory was filled with. */
+static void expect_delivery(struct test *c, char *mem, size_t i)
+{
+	uint64_t old = live_load(mem + i * c->t->page);
+
+	CHECK_EQ(atomic_load(&c->calls[i]), 0);
+	live_store(mem + i * c->t->page, ~old);
+	CHECK_EQ(atomic_load(&c->calls[i]), 1);
+	CHECK_EQ(live_load(c->saved + i * c->t->page), old);
+}
+
+static void expect_event(struct test *c, uint32_t kind, uint64_t addr, uint64_t len, bool whole)
+{
+	live_until(&c->events, 1);
+	CHECK_EQ(c->last.kind, kind);
+	CHECK_EQ(c->last.addr, addr);
+	CHECK_EQ(c->last.len, len);
+	CHECK_EQ(c->last.whole, whole);
+}
+
+static void moved(struct live *t, uint32_t serve)
+{
+	struct test c;
+	struct uffdwp *h = setup(&c, t, serve, UFFDWP_FEATURE_EVENT_REMAP);
+	uint64_t from = (uintptr_t)t->mem.addr;
+	struct live_server s;
+	struct uffdwp_stats st;
+	char *to;
+
+	live_serve(&s, h);
+	expect_delivery(&c, t->mem.addr, 0);
+	/* A hole that is surely free, and aligned as the memory wants it. */
+	to = mmap(NULL, t->mem.size + (4u << 20), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(to != MAP_FAILED);
+	c.at = ((uintptr_t)to + (2u << 20)) & -(uintptr_t)(2u << 20);
+	to = mremap(t->mem.addr, t->mem.size, t->mem.size, MREMAP_MAYMOVE | MREMAP_FIXED,
+		    (void *)(uintptr_t)c.at);
+	CHECK_EQ((uintptr_t)to, c.at);
+	expect_event(&c, UFFDWP_EVENT_REMAP, from, t->mem.size, true);
+	CHECK_EQ(c.last.to, c.at);
+	CHECK_EQ(uffdwp_region_addr(c.r), c.at);
+	CHECK_EQ(uffdwp_region_len(c.r), t->mem.size);
+	CHECK(uffdwp_region_find(h, c.at + t->page) == c.r);
+	CHECK(!uffdwp_region_find(h, from));
+	t->mem.addr = to;
+	for (size_t i = 1; i < t->pages; i++)
+		expect_delivery(&c, to, i);
+	/* The calls know the new address too, and no longer the old one. */
+	CHECK_EQ(uffdwp_protect(c.r, from, t->page, NULL), -EINVAL);
+	live_protect(t, c.r);
+	live_store(to, 1);
+	CHECK_EQ(atomic_load(&c.calls[0]), 2);
+	live_stats(h, &st);
+	CHECK_EQ(st.remap, 1);
+	live_serve_stop(&s);
+	teardown(&c, h);
+}
+
+static void moved_threads(struct live *t)
+{
+	moved(t, UFFDWP_SERVE_THREADS);
+}
+
+static void moved_caller(struct live *t)
+{
+	moved(t, UFFDWP_SERVE_CALLER);
+}
+
+static void unmapped(struct live *t)
+{
+	struct test c;
+	struct uffdwp *h = setup(&c, t, UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_EVENT_UNMAP);
+	uint64_t from = (uintptr_t)t->mem.addr;
+	struct uffdwp_stats st;
+
+	CHECK_EQ(munmap(t->mem.addr, t->mem.size), 0);
+	t->mem.addr = NULL;
+	expect_event(&c, UFFDWP_EVENT_UNMAP, from, t->mem.size, true);
+	CHECK(!uffdwp_region_find(h, from));
+	CHECK(!uffdwp_region_find(h, from + t->mem.size - 1));
+	live_stats(h, &st);
+	CHECK_EQ(st.unmap, 1);
+	CHECK_EQ(uffdwp_region_remove(c.r), 0);
+	teardown(&c, h);
+}
+
+/* What is left goes on: the front after the tail is cut off, and the other way round. */
+static void unmapped_part(struct live *t, bool head)
+{
+	struct test c;
+	struct uffdwp *h = setup(&c, t, UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_EVENT_UNMAP);
+	size_t half = t->pages / 2 * t->page, cut = head ? 0 : half;
+	uint64_t from = (uintptr_t)t->mem.addr;
+
+	CHECK_EQ(munmap(t->mem.addr + cut, half), 0);
+	expect_event(&c, UFFDWP_EVENT_UNMAP, from + cut, half, false);
+	CHECK_EQ(uffdwp_region_addr(c.r), from + (head ? half : 0));
+	CHECK_EQ(uffdwp_region_len(c.r), half);
+	CHECK(!uffdwp_region_find(h, from + cut));
+	CHECK(uffdwp_region_find(h, from + half - cut) == c.r);
+	CHECK_EQ(uffdwp_protect(c.r, from, t->mem.size, NULL), -EINVAL);
+	/* Offsets still count from where the region began, so what was saved by them stays right. */
+	for (size_t i = head ? t->pages / 2 : 0; i < (head ? t->pages : t->pages / 2); i++)
+		expect_delivery(&c, t->mem.addr, i);
+	CHECK_EQ(uffdwp_region_remove(c.r), 0);
+	munmap(t->mem.addr + half - cut, half);
+	t->mem.addr = NULL;
+	teardown(&c, h);
+}
+
+static void unmapped_tail(struct live *t)
+{
+	unmapped_part(t, false);
+}
+
+static void unmapped_head(struct live *t)
+{
+	unmapped_part(t, true);
+}
+
+/* Part of it discarded behind the library's back: told, with the range. */
+static void discarded(struct live *t)
+{
+	struct test c;
+	struct uffdwp *h = setup(&c, t, UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_EVENT_REMOVE);
+	uint64_t from = (uintptr_t)t->mem.addr;
+	struct uffdwp_stats st;
+
+	CHECK_EQ(madvise(t->mem.addr + t->page, 2 * t->page, MADV_DONTNEED), 0);
+	expect_event(&c, UFFDWP_EVENT_REMOVE, from + t->page, 2 * t->page, false);
+	expect_delivery(&c, t->mem.addr, 0);
+	expect_delivery(&c, t->mem.addr, t->pages - 1);
+	CHECK_EQ(uffdwp_region_len(c.r), t->mem.size);
+	/* After a new protection it is watched again, all of it. */
+	live_protect(t, c.r);
+	for (size_t i = 0; i < t->pages; i++) {
+		uint32_t before = atomic_load(&c.calls[i]);
+
+		live_store(t->mem.addr + i * t->page, 3);
+		CHECK_EQ(atomic_load(&c.calls[i]), before + 1);
+	}
+	live_stats(h, &st);
+	CHECK_EQ(st.remove, 1);
+	teardown(&c, h);
+}
+
+/* ---- The only reader calls, while an event is unread ---- */
+
+static void *discard_all(void *arg)
+{
+	struct live *t = arg;
+
+	CHECK_EQ(madvise(t->mem.addr, t->mem.size / 2, MADV_DONTNEED), 0);
+	return NULL;
+}
+
+/*
+ * Until the event is read the kernel refuses every protect with EAGAIN, and nobody but this thread
+ * reads: the call has to do it, and keep what it read for the next dispatch.
+ */
+static void only_reader(struct live *t)
+{
+	struct test c;
+	struct uffdwp *h = setup(&c, t, UFFDWP_SERVE_CALLER, UFFDWP_FEATURE_EVENT_REMOVE);
+	struct uffdwp_stats st;
+	pthread_t discarder;
+
+	for (int i = 0; i < 3; i++) {
+		int events = atomic_load(&c.events);
+
+		live_thread(&discarder, discard_all, t);
+		live_msleep(20);
+		live_protect(t, c.r);
+		while (atomic_load(&c.events) == events)
+			CHECK(uffdwp_dispatch(h) >= 0);
+		live_join(discarder);
+	}
+	live_stats(h, &st);
+	CHECK(st.eagain > 0);
+	CHECK_EQ(st.remove, 3);
+	teardown(&c, h);
+}
+
+/* Changes all the time, calls and faults all the time: everything ends well. */
+struct storm {
+	struct live *t;
+	_Atomic int stop, rounds;
+};
+
+static void *storm_main(void *arg)
+{
+	struct storm *s = arg;
+	struct live *t = s->t;
+
+	while (!atomic_load(&s->stop)) {
+		char *p = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			       -1, 0);
+
+		CHECK(p != MAP_FAILED);
+		CHECK_EQ(madvise(t->mem.addr + t->mem.size / 2, t->page, MADV_DONTNEED), 0);
+		CHECK_EQ(munmap(p, 4 * 4096), 0);
+		live_store(t->mem.addr + t->page, (uint64_t)atomic_fetch_add(&s->rounds, 1));
+	}
+	return NULL;
+}
+
+static void storm(struct live *t)
+{
+	struct storm s = { .t = t };
+	size_t whole = t->mem.size;
+	pthread_t threads[2];
+	struct uffdwp *h;
+	struct test c;
+
+	if (t->pages > STORM_PAGES) {
+		t->pages = STORM_PAGES;
+		t->mem.size = t->pages * t->page;
+	}
+	h = setup(&c, t, UFFDWP_SERVE_THREADS, REMOVE | UNMAP | REMAP);
+
+	for (int i = 0; i < 2; i++)
+		live_thread(&threads[i], storm_main, &s);
+	for (int i = 0; i < 30 || atomic_load(&s.rounds) < 30; i++) {
+		live_protect(t, c.r);
+		CHECK_EQ(uffdwp_sweep(c.r, (uintptr_t)t->mem.addr, t->mem.size, NULL), 0);
+	}
+	atomic_store(&s.stop, 1);
+	for (int i = 0; i < 2; i++)
+		live_join(threads[i]);
+	teardown(&c, h);
+	t->mem.size = whole;
+}
+
+static const struct live_case cases[] = {
+	{ "moved/threads", moved_threads, KINDS_ALL, REMAP, 5 },
+	{ "moved/caller", moved_caller, KINDS_ALL, REMAP, 5 },
+	{ "unmapped", unmapped, KINDS_ALL, UNMAP, 5 },
+	{ "unmapped/tail", unmapped_tail, KINDS_ALL, UNMAP, 5 },
+	{ "unmapped/head", unmapped_head, KINDS_ALL, UNMAP, 5 },
+	{ "discarded", discarded, KINDS_ALL, REMOVE, 5 },
+	{ "only-reader", only_reader, KINDS_ALL, REMOVE, 10 },
+	{ "storm", storm, KINDS_ALL, REMOVE | UNMAP | REMAP, 20 },
+};
+
+LIVE_MAIN(cases)

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Faults served inside the faulting thread, by SIGBUS: no message is read, several handles share the
+ * one signal, and a SIGBUS that is nobody's goes to the handler that was there before.
+ */
+#include "../common/live.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static sigjmp_buf back;
+static volatile sig_atomic_t foreign, foreign_plain;
+static void *volatile foreign_addr;
+
+static void on_foreign(int sig, siginfo_t *si, void *uc)
+{
+	(void)sig;
+	(void)uc;
+	foreign++;
+	foreign_addr = si->si_addr;
+	siglongjmp(back, 1);
+}
+
+static void on_foreign_plain(int sig)
+{
+	(void)sig;
+	foreign_plain++;
+	siglongjmp(back, 1);
+}
+
+static int on_write(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	_Atomic int *calls = ctx;
+
+	(void)r;
+	if (f->worker != UFFDWP_NO_WORKER || (f->tid && f->tid != (uint32_t)syscall(SYS_gettid)))
+		return -EPROTO;
+	atomic_fetch_add(calls, 1);
+	return 0;
+}
+
+static const struct uffdwp_ops ops = { .sz = sizeof(ops), .write = on_write };
+
+/* A page of a file that has ended: the one SIGBUS that is easy to have. */
+static char *past_the_end(void)
+{
+	int fd = memfd_create("short", MFD_CLOEXEC);
+	char *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	CHECK(fd >= 0 && p != MAP_FAILED);
+	close(fd);
+	return p;
+}
+
+static void write_all(struct live *t, _Atomic int *calls)
+{
+	int before = atomic_load(calls);
+
+	for (size_t i = 0; i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, 1);
+	CHECK_EQ(atomic_load(calls), before + (int)t->pages);
+}
+
+static void chain(struct live *t, const struct sigaction *previous, volatile sig_atomic_t *count)
+{
+	char *bad = past_the_end();
+	struct sigaction old, now;
+	struct uffdwp_stats st;
+	_Atomic int calls = 0;
+	struct uffdwp *h;
+
+	CHECK_EQ(sigaction(SIGBUS, previous, &old), 0);
+	h = live_open(UFFDWP_SERVE_SIGBUS, mem_wp_features(t->mem.kind));
+	live_protect(t, live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &calls));
+	for (int i = 0; i < 3; i++) {
+		if (!sigsetjmp(back, 1))
+			live_load(bad + 8);
+		CHECK_EQ(*count, i + 1);
+	}
+	write_all(t, &calls);
+	CHECK_EQ(uffdwp_error(h), 0);
+	live_stats(h, &st);
+	CHECK_EQ(st.reads, 0);
+	CHECK_EQ(st.write, t->pages);
+	CHECK_EQ(uffdwp_close(h), 0);
+	/* As it was before. */
+	CHECK_EQ(sigaction(SIGBUS, &old, &now), 0);
+	CHECK((now.sa_flags & SA_SIGINFO) == (previous->sa_flags & SA_SIGINFO));
+	CHECK(now.sa_sigaction == previous->sa_sigaction);
+	munmap(bad, 4096);
+}
+
+static void chain_siginfo(struct live *t)
+{
+	struct sigaction sa = { .sa_sigaction = on_foreign, .sa_flags = SA_SIGINFO };
+
+	chain(t, &sa, &foreign);
+	CHECK(foreign_addr != NULL);
+}
+
+static void chain_plain(struct live *t)
+{
+	struct sigaction sa = { .sa_handler = on_foreign_plain };
+
+	chain(t, &sa, &foreign_plain);
+}
+
+/* No handler before: a foreign SIGBUS kills, as it always did. Also an ignored one: the kernel insists. */
+static void chain_default(struct live *t)
+{
+	for (int ignored = 0; ignored < 2; ignored++) {
+		int status;
+		pid_t pid = fork();
+
+		CHECK(pid >= 0);
+		if (!pid) {
+			_Atomic int calls = 0;
+			char *bad = past_the_end();
+			struct uffdwp *h;
+
+			signal(SIGBUS, ignored ? SIG_IGN : SIG_DFL);
+			h = live_open(UFFDWP_SERVE_SIGBUS, mem_wp_features(t->mem.kind));
+			live_protect(t, live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &calls));
+			write_all(t, &calls);
+			live_store(bad, 1);
+			_exit(0);
+		}
+		CHECK_EQ(waitpid(pid, &status, 0), pid);
+		CHECK(WIFSIGNALED(status));
+		CHECK_EQ(WTERMSIG(status), SIGBUS);
+	}
+}
+
+/* Two handles, each with its half; the first one closed, the second goes on. */
+static void two_handles(struct live *t)
+{
+	struct uffdwp *h[2];
+	_Atomic int calls[2] = { 0 };
+	struct live half[2] = { *t, *t };
+
+	for (int i = 0; i < 2; i++) {
+		half[i].pages = t->pages / 2;
+		half[i].mem.size = half[i].pages * t->page;
+		half[i].mem.addr += i * half[i].mem.size;
+		h[i] = live_open(UFFDWP_SERVE_SIGBUS, mem_wp_features(t->mem.kind));
+		live_protect(&half[i],
+			     live_region(&half[i], h[i], UFFDWP_MODE_WP, 1, &ops, &calls[i]));
+	}
+	write_all(&half[0], &calls[0]);
+	CHECK_EQ(atomic_load(&calls[1]), 0);
+	CHECK_EQ(uffdwp_close(h[0]), 0);
+	write_all(&half[1], &calls[1]);
+	live_store(t->mem.addr, 2);
+	CHECK_EQ(atomic_load(&calls[0]), (int)half[0].pages);
+	CHECK_EQ(uffdwp_close(h[1]), 0);
+}
+
+/* A handle that serves by threads next to one that serves by SIGBUS. */
+static void next_to_threads(struct live *t)
+{
+	struct uffdwp *threads = live_open(UFFDWP_SERVE_THREADS, 0);
+	struct uffdwp *sig = live_open(UFFDWP_SERVE_SIGBUS, mem_wp_features(t->mem.kind));
+	char *other = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct uffdwp_region_opts o = {
+		.sz = sizeof(o), .addr = (uintptr_t)other, .len = 4096, .mode = UFFDWP_MODE_WP
+	};
+	_Atomic int calls = 0;
+	struct uffdwp_region *r;
+	struct uffdwp_stats st;
+
+	CHECK(other != MAP_FAILED);
+	CHECK_EQ(uffdwp_region_add(threads, &o, &r), 0);
+	CHECK_EQ(uffdwp_protect(r, o.addr, o.len, NULL), 0);
+	live_protect(t, live_region(t, sig, UFFDWP_MODE_WP, 1, &ops, &calls));
+	live_store(other, 1);
+	write_all(t, &calls);
+	live_stats(threads, &st);
+	CHECK_EQ(st.write, 1);
+	live_stats(sig, &st);
+	CHECK_EQ(st.write, t->pages);
+	CHECK_EQ(uffdwp_close(sig), 0);
+	CHECK_EQ(uffdwp_close(threads), 0);
+	munmap(other, 4096);
+}
+
+/* errno of the program is not the handler's to change. */
+static void keeps_errno(struct live *t)
+{
+	struct uffdwp *h = live_open(UFFDWP_SERVE_SIGBUS, mem_wp_features(t->mem.kind));
+	_Atomic int calls = 0;
+
+	live_protect(t, live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &calls));
+	for (size_t i = 0; i < t->pages; i++) {
+		errno = 12345;
+		live_store(t->mem.addr + i * t->page, 1);
+		CHECK_EQ(errno, 12345);
+	}
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
+static const struct live_case cases[] = {
+	{ "chain/siginfo", chain_siginfo, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
+	{ "chain/plain", chain_plain, BIT(MEM_ANON), UFFDWP_FEATURE_SIGBUS, 5 },
+	{ "chain/default", chain_default, BIT(MEM_ANON), UFFDWP_FEATURE_SIGBUS, 5 },
+	{ "two-handles", two_handles, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
+	{ "next-to-threads", next_to_threads, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
+	{ "keeps-errno", keeps_errno, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
+};
+
+LIVE_MAIN(cases)

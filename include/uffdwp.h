@@ -95,7 +95,11 @@ enum uffdwp_faults {
 enum uffdwp_serve {
 	UFFDWP_SERVE_THREADS = 0, /* by a pool of threads */
 	UFFDWP_SERVE_CALLER,	  /* by whoever calls uffdwp_dispatch() */
-	UFFDWP_SERVE_SIGBUS,	  /* inside the faulting thread, which must be of this process */
+	/*
+	 * Inside the faulting thread, which must be of this process. User-mode faults only. The library's SIGBUS
+	 * handler passes on what is not its own, and stays installed for the life of the process.
+	 */
+	UFFDWP_SERVE_SIGBUS,
 };
 
 /* On which CPUs the pool's threads run. */
@@ -122,7 +126,7 @@ struct uffdwp_opts {
 	uint32_t placement; /* enum uffdwp_placement; threads only */
 	uint32_t threads; /* size of the pool, at most UFFDWP_THREADS_MAX; 0: one a CPU, at most 8 */
 	uint32_t batch;	  /* messages a read, at most UFFDWP_BATCH_MAX; 0: 16 */
-	uint32_t blocking; /* SERVE_CALLER only; 1: uffdwp_dispatch() waits for a message or a signal */
+	uint32_t blocking; /* SERVE_CALLER without EVENT_*; 1: uffdwp_dispatch() waits for a message or a signal */
 	const int *cpus; /* PLACE_PIN only; copied */
 	size_t ncpus;
 	/*
@@ -171,8 +175,8 @@ int uffdwp_close(struct uffdwp *h);
 
 struct uffdwp_info {
 	size_t sz;
-	uint64_t features;  /* obtained */
-	uint64_t supported; /* by the running kernel, less the masked ones; 0 if adopted */
+	uint64_t features; /* obtained */
+	uint64_t supported; /* by the running kernel, less the masked ones; 0 if adopted with its handshake done */
 	uint64_t ioctls;    /* as UFFDIO_API said: bit n is the ioctl with number n */
 	uint32_t source;    /* enum uffdwp_source: DEVICE, SYSCALL or ADOPTED */
 	uint32_t faults;    /* KERNEL or USER */
@@ -214,12 +218,12 @@ enum uffdwp_fault_kind {
 };
 
 struct uffdwp_fault {
-	uint64_t addr;	 /* first page, where the fault arrived */
-	uint64_t offset; /* of addr in the region */
-	uint64_t len;	 /* bytes: one page, or up to the region's run of them */
-	void *mem;	 /* the same memory in this process, or NULL */
-	uint32_t kind;	 /* enum uffdwp_fault_kind */
-	uint32_t write;	 /* 1: the access was a write */
+	uint64_t addr; /* first page, where the fault arrived */
+	uint64_t offset; /* of addr from where the region was when it was added, whatever was unmapped since */
+	uint64_t len;	/* bytes: one page, or up to the region's run of them */
+	void *mem;	/* the same memory in this process, or NULL */
+	uint32_t kind;	/* enum uffdwp_fault_kind */
+	uint32_t write; /* 1: the access was a write */
 	uint32_t tid; /* thread that faults, in the reader's PID namespace; 0 if unknown, or a sweep */
 	uint32_t worker; /* index of the serving thread; UFFDWP_NO_WORKER outside the pool */
 };
@@ -452,7 +456,8 @@ struct uffdwp_stats {
 
 /*
  * The counters of one serving thread, or with UFFDWP_ALL_WORKERS the sum of all and of what was
- * counted outside the pool. Set st->sz = sizeof(*st) first. Serving threads pay nothing for it.
+ * counted outside the pool. Set st->sz = sizeof(*st) first. Serving threads pay nothing for it; faults that are being
+ * served may be in some counters already and not in others.
  * -EINVAL: no such worker, or sz smaller than the first version's. Thread-safe.
  */
 int uffdwp_stats(struct uffdwp *h, uint32_t worker, struct uffdwp_stats *st);

@@ -440,7 +440,8 @@ UFFDWP_PUBLIC int uffdwp_move(struct uffdwp_region *r, uint64_t addr, uint64_t s
 		err = -EINVAL;
 	if (!err)
 		err = place_range(r, PLACE_MOVE, addr, src, len, 0, done);
-	return err == -ENOTTY ? -EOPNOTSUPP : err;
+	/* The arguments were checked: what is left is memory that can not be moved, or no such call. */
+	return err == -ENOTTY || err == -EINVAL ? -EOPNOTSUPP : err;
 }
 
 UFFDWP_PUBLIC int uffdwp_poison(struct uffdwp_region *r, uint64_t addr, uint64_t len,
@@ -624,9 +625,11 @@ __cold void uffdwp__fail(struct uffdwp *h, int err)
 int uffdwp__release(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp__stats *st)
 {
 	uint64_t addr = addr_of(r, first), done;
-	int err = uffdwp__writeprotect(r->h, addr, n << r->shift, r->kernel_page, false, &done);
+	int err;
 
+	/* Counted before anybody runs on, so that a program at rest has its exact numbers. */
 	uffdwp__count(st, COUNT_RESOLVES, 1);
+	err = uffdwp__writeprotect(r->h, addr, n << r->shift, r->kernel_page, false, &done);
 	if (likely(!err)) {
 		uffdwp__pages_unlock(&r->pages, first, n, UFFDWP__FREE);
 		return 0;
@@ -688,6 +691,8 @@ UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t 
 	struct wait w = { 0 };
 	uint64_t first, i, end;
 
+	if (!err && uffdwp__error(r->h))
+		err = -ECANCELED;
 	if (err)
 		return err;
 	if (!r->pages.n)
@@ -696,6 +701,8 @@ UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t 
 	end = first + (len >> r->shift);
 	while (!err && (i = uffdwp__pages_next(&r->pages, i, end)) < end)
 		err = sweep_one(r, i, end, &w, &i);
+	if (!err && uffdwp__error(r->h))
+		err = -ECANCELED;
 	if (done)
 		*done = (min_u64(i, end) - first) << r->shift;
 	return err;

@@ -118,7 +118,7 @@ const struct uffdwp__entry *uffdwp__lookup(struct uffdwp *h, uint64_t addr)
 void uffdwp__synchronize(struct uffdwp *h)
 {
 	for (int round = 0; round < 2; round++) {
-		unsigned int old = atomic_fetch_xor_explicit(&h->phase, 1, memory_order_seq_cst) &
+		unsigned int old = atomic_fetch_add_explicit(&h->phase, 1, memory_order_seq_cst) &
 				   1;
 
 		for (unsigned int spins = 0;

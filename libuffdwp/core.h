@@ -85,7 +85,7 @@ struct uffdwp {
 	struct uffdwp_region *gone; /* under the lock */
 	pthread_mutex_t lock;
 
-	_Atomic uint32_t phase;
+	_Atomic uint32_t phase; /* of the readers; grows with every change of the table */
 	_Alignas(64) _Atomic uint64_t readers[2];
 	_Atomic uintptr_t servers[UFFDWP__SERVERS]; /* pthread_self() of who is in operations now */
 
@@ -96,9 +96,10 @@ struct uffdwp {
 
 	struct uffdwp__stats stats; /* of who is not in the pool */
 	struct uffdwp__pool *pool;
-	int kick;      /* eventfd: look into the stash, or stop */
-	bool blocking; /* callers wait in read(2); then whoever meets EAGAIN relies on them */
-	int epoll;     /* what uffdwp_fd() gives, -1 unless callers serve */
+	int kick;	  /* eventfd: look into the stash, or stop */
+	bool blocking;	  /* callers wait in read(2) */
+	uint32_t refused; /* 1 + the thread whose start hook refused */
+	int epoll;	  /* what uffdwp_fd() gives, -1 unless callers serve */
 	int (*thread_start)(unsigned int worker, void *arg);
 	void *thread_arg;
 	void (*forked)(struct uffdwp *parent, struct uffdwp *child, void *arg);

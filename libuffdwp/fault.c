@@ -47,26 +47,23 @@ static uint64_t window(const struct uffdwp_region *r, uint64_t page, uint64_t wa
 	return min_u64(r->run, behind >= BEHIND_MIN ? max_u64(want, behind) : want);
 }
 
-uint64_t uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
-			     uint64_t want, uint32_t tid)
+enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r,
+				       uint64_t page, uint64_t want, uint32_t tid, uint64_t *n)
 {
 	struct uffdwp_fault f = { .tid = tid, .worker = s->worker };
-	uint64_t n = 1;
+	enum uffdwp__state was = uffdwp__pages_fault(&r->pages, page);
 
-	switch (uffdwp__pages_fault(&r->pages, page)) {
-	case UFFDWP__ARMED:
-		n += uffdwp__pages_claim(&r->pages, page + 1, window(r, page, want) - 1);
-		uffdwp__deliver(r, page, n, &f, s->st);
-		return n;
-	case UFFDWP__FREE:
-		/* It was delivered and released after this thread had faulted; to release it again does no harm. */
-		uffdwp__count(s->st, COUNT_DUPLICATES, 1);
-		uffdwp__release(r, page, 1, s->st);
-		return 1;
-	default:
-		uffdwp__count(s->st, COUNT_DUPLICATES, 1);
-		return 0;
+	*n = was == UFFDWP__BUSY ? 0 : 1;
+	if (likely(was == UFFDWP__ARMED)) {
+		*n += uffdwp__pages_claim(&r->pages, page + 1, window(r, page, want) - 1);
+		uffdwp__deliver(r, page, *n, &f, s->st);
+		return was;
 	}
+	uffdwp__count(s->st, COUNT_DUPLICATES, 1);
+	/* It was delivered and released after this thread had faulted; to release it again does no harm. */
+	if (was == UFFDWP__FREE)
+		uffdwp__release(r, page, 1, s->st);
+	return was;
 }
 
 /* ---- Missing and minor faults ---- */
@@ -90,8 +87,8 @@ static int place_default(struct uffdwp_region *r, uint64_t addr, enum uffdwp_fau
 	return uffdwp_continue(r, addr, r->page_size, 0, NULL);
 }
 
-void uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
-			  enum uffdwp_fault_kind kind, bool write, uint32_t tid)
+int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+			 enum uffdwp_fault_kind kind, bool write, uint32_t tid)
 {
 	uint64_t addr = atomic_load_explicit(&r->base, memory_order_relaxed) + (page << r->shift);
 	uintptr_t mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
@@ -110,7 +107,7 @@ void uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uin
 	if (likely(!uffdwp__error(r->h))) {
 		err = op ? op(r, &f, r->ctx) : place_default(r, addr, kind);
 		if (err == 0 || err == UFFDWP_LATER)
-			return;
+			return err;
 		/* Unmapped meanwhile, or the process ended: nobody's failure. */
 		if (err != -ENOENT && err != -ESRCH)
 			uffdwp__fail(r->h, err < 0 ? err : -EINVAL);
@@ -119,6 +116,7 @@ void uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uin
 		err = last_resort(r, addr, kind);
 	if (err)
 		uffdwp__sys_wake(s->h->fd, addr, r->page_size);
+	return err < 0 ? err : -ECANCELED;
 }
 
 /* ---- Faults of nobody ---- */
@@ -140,6 +138,11 @@ __cold static void stray(struct uffdwp__server *s, const struct fault *f)
 
 /* ---- A batch ---- */
 
+static bool is_write(const struct fault *f)
+{
+	return f->flags & UFFD_PAGEFAULT_FLAG_WP;
+}
+
 static void insert_sorted(struct batch *b, const struct uffd_msg *m)
 {
 	struct fault f = { .addr = m->arg.pagefault.address,
@@ -152,9 +155,17 @@ static void insert_sorted(struct batch *b, const struct uffd_msg *m)
 	b->f[i] = f;
 }
 
-static bool is_write(const struct fault *f)
+static void count_kinds(struct uffdwp__stats *st, const struct batch *b)
 {
-	return f->flags & UFFD_PAGEFAULT_FLAG_WP;
+	unsigned int write = 0, minor = 0;
+
+	for (unsigned int i = 0; i < b->n; i++) {
+		write += is_write(&b->f[i]);
+		minor += b->f[i].flags & UFFD_PAGEFAULT_FLAG_MINOR ? 1 : 0;
+	}
+	uffdwp__count(st, COUNT_WRITE, write);
+	uffdwp__count(st, COUNT_MINOR, minor);
+	uffdwp__count(st, COUNT_MISSING, b->n - write - minor);
 }
 
 /* The number of neighbouring pages, fault i's among them, on which write faults follow one another. */
@@ -183,15 +194,6 @@ static unsigned int covered(const struct batch *b, unsigned int i, uint64_t end)
 	return n;
 }
 
-static void count_kind(struct uffdwp__server *s, const struct fault *f, unsigned int n)
-{
-	uffdwp__count(s->st,
-		      is_write(f)			     ? COUNT_WRITE
-		      : f->flags & UFFD_PAGEFAULT_FLAG_MINOR ? COUNT_MINOR
-							     : COUNT_MISSING,
-		      n);
-}
-
 /* Serves fault i, and with it all those that its release covers. Returns their number. */
 static unsigned int serve_at(struct uffdwp__server *s, const struct batch *b, unsigned int i)
 {
@@ -202,13 +204,12 @@ static unsigned int serve_at(struct uffdwp__server *s, const struct batch *b, un
 
 	if (unlikely(!e)) {
 		stray(s, f);
-		count_kind(s, f, 1);
 		return 1;
 	}
 	s->stray_streak = 0;
 	page = (f->addr - e->base) >> e->r->shift;
 	if (is_write(f) && e->r->pages.n) {
-		n = uffdwp__serve_write(s, e->r, page, neighbours(b, i, e->r), f->tid);
+		uffdwp__serve_write(s, e->r, page, neighbours(b, i, e->r), f->tid, &n);
 		if (n > 0)
 			k = covered(b, i, min_u64(e->end, e->base + ((page + n) << e->r->shift)));
 		uffdwp__count(s->st, COUNT_DUPLICATES, k > n && n ? k - n : 0);
@@ -218,7 +219,6 @@ static unsigned int serve_at(struct uffdwp__server *s, const struct batch *b, un
 									  : UFFDWP_FAULT_MISSING,
 				     f->flags & UFFD_PAGEFAULT_FLAG_WRITE, f->tid);
 	}
-	count_kind(s, f, k);
 	return k;
 }
 
@@ -227,6 +227,7 @@ static void serve_faults(struct uffdwp__server *s, const struct batch *b, uint64
 	int slot = uffdwp__serving_begin(s->h);
 	unsigned int phase = uffdwp__enter(s->h), n;
 
+	count_kinds(s->st, b);
 	for (unsigned int i = 0; i < b->n; i += n) {
 		n = serve_at(s, b, i);
 		s->last_ns = uffdwp__sys_now() - since;

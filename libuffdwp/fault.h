@@ -19,14 +19,14 @@ struct uffdwp__server {
 int uffdwp__serve(struct uffdwp__server *s);
 
 /*
- * In a reader section: a write fault on a page, with want - 1 more that faulted right behind it. Returns how many
- * pages from it on need no more attention, 0 if another thread has the page.
+ * In a reader section: a write fault on a page, with want - 1 more that faulted right behind it. Returns what the page
+ * was, with in *n how many pages from it on are released now; BUSY: none, another thread has it.
  */
-uint64_t uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
-			     uint64_t want, uint32_t tid);
+enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r,
+				       uint64_t page, uint64_t want, uint32_t tid, uint64_t *n);
 
-/* In a reader section: a missing or minor fault. */
-void uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
-			  enum uffdwp_fault_kind kind, bool write, uint32_t tid);
+/* In a reader section: a missing or minor fault. 0: placed, UFFDWP_LATER, or -errno: it was not. */
+int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+			 enum uffdwp_fault_kind kind, bool write, uint32_t tid);
 
 #endif

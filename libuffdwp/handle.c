@@ -94,6 +94,9 @@ __cold static int check_serving(const struct uffdwp_opts *o)
 	uint64_t wanted = o->required | o->optional;
 	bool sigbus = o->serve == UFFDWP_SERVE_SIGBUS;
 
+	if (o->blocking && wanted & UFFDWP__EVENTS)
+		FAIL(-EINVAL,
+		     "blocking 1: can not be with EVENT_* features, who waits in read(2) can not serve them in time");
 	if (sigbus && wanted & (UFFDWP__EVENTS | UFFDWP_FEATURE_WP_ASYNC))
 		FAIL(-EINVAL,
 		     "required, optional 0x%llx: UFFDWP_SERVE_SIGBUS reads no events and needs sync faults",
@@ -184,9 +187,11 @@ __cold static int fd_from(struct uffdwp *h, const struct uffdwp_opts *o, bool us
 
 __cold static int fd_open(struct uffdwp *h, const struct uffdwp_opts *o)
 {
+	/* SIGBUS catches no kernel-mode faults, whatever the descriptor can. */
+	bool any = o->faults == UFFDWP_FAULTS_ANY || o->serve == UFFDWP_SERVE_SIGBUS;
 	int fd = fd_from(h, o, o->faults == UFFDWP_FAULTS_USER);
 
-	if (fd < 0 && o->faults == UFFDWP_FAULTS_ANY)
+	if (fd < 0 && any)
 		fd = fd_from(h, o, true);
 	return fd;
 }
@@ -307,6 +312,8 @@ __cold static void set_opts(struct uffdwp *h, const struct uffdwp_opts *o)
 	bool pool = o->serve == UFFDWP_SERVE_THREADS;
 
 	h->serve = o->serve;
+	if (h->serve == UFFDWP_SERVE_SIGBUS)
+		h->faults = UFFDWP_FAULTS_USER;
 	h->blocking = o->blocking;
 	h->batch = o->batch ? o->batch : BATCH_DEFAULT;
 	h->threads = !pool	  ? 0
@@ -339,7 +346,7 @@ __cold static int start(struct uffdwp *h, const struct uffdwp_opts *o)
 {
 	int err = 0;
 
-	if (h->features & UFFDWP__EVENTS && !h->blocking) {
+	if (h->features & UFFDWP__EVENTS) {
 		h->stash = uffdwp__sys_alloc(UFFDWP__STASH * sizeof(*h->stash));
 		if (!h->stash)
 			FAIL(-ENOMEM, "out of memory");
@@ -354,6 +361,8 @@ __cold static int start(struct uffdwp *h, const struct uffdwp_opts *o)
 		err = caller_epoll(h);
 	else
 		err = uffdwp__sigbus_add(h);
+	if (err && h->thread_start && h->refused)
+		FAIL(err, "thread_start: refused, in thread %u", h->refused - 1);
 	if (err)
 		FAIL(err, "serving could not be started: %s", strerror(-err));
 	return 0;
@@ -449,11 +458,14 @@ __cold static int adopt_fd(struct uffdwp *h, const struct uffdwp_adopt_opts *a,
 			err = handshake(h, o);
 		return err;
 	}
-	err = choose_features(h, o, a->features);
-	h->fd = fd;
 	/* What the other process obtained is what there is. */
+	h->fd = fd;
 	h->features = a->features & ~o->masked;
-	return err;
+	if (o->required & ~h->features)
+		FAIL(-EOPNOTSUPP,
+		     "opts.required: %s is not in features 0x%llx of the other process",
+		     feature_name(o->required & ~h->features), (unsigned long long)h->features);
+	return 0;
 }
 
 __cold static int check_adopt(const struct uffdwp_adopt_opts *a, const struct uffdwp_opts *o,

@@ -234,12 +234,16 @@ static int begin(struct worker *w)
 	return err > 0 ? -ECANCELED : err;
 }
 
-static void answer(struct uffdwp__pool *p, int err)
+static void answer(struct worker *w, int err)
 {
+	struct uffdwp__pool *p = w->pool;
+
 	pthread_mutex_lock(&p->start_lock);
 	p->answers++;
-	if (err && !p->err)
+	if (err && !p->err) {
 		p->err = err;
+		p->h->refused = 1 + w->server.worker;
+	}
 	pthread_cond_signal(&p->started);
 	pthread_mutex_unlock(&p->start_lock);
 }
@@ -249,7 +253,7 @@ static void *run(void *arg)
 	struct worker *w = arg;
 	int err = begin(w);
 
-	answer(w->pool, err);
+	answer(w, err);
 	if (!err && w->server.worker == 0)
 		lead(w);
 	else if (!err)

@@ -9,7 +9,9 @@
  * list while others are in use.
  *
  * The signal tells an address and no reason. Where a region can have more than one, the page is read through the
- * kernel: it is missing if that fails.
+ * kernel: it is missing if that fails. And the signal may come late, when the region that it was for is gone: so an
+ * access to nobody's address is tried once more before it is passed on. For the same reason the handler stays
+ * installed when the last handle is closed, and only passes on.
  */
 #include "sigbus.h"
 
@@ -22,18 +24,28 @@
 #include "sys.h"
 #include "util.h"
 
-/* A page that nobody protects and that still faults so often is not ours: hugetlb ran out of pages, say. */
-#define FREE_STREAK 1000
+/* So often an access is tried again that should have been resolved: it may be poison, or hugetlb out of pages. */
+#define DOUBTS 16
+
+enum outcome {
+	FOREIGN,  /* nobody's */
+	PROGRESS, /* resolved */
+	WAIT,	  /* will be, by another thread */
+	DOUBT,	  /* should be */
+};
+
+/* The access that this thread tried last in vain. initial-exec: a signal handler can not allocate. */
+static _Thread_local struct {
+	uint64_t addr;
+	uint32_t generation, times;
+} vain __attribute__((tls_model("initial-exec")));
 
 static struct {
 	_Atomic(struct uffdwp *) handle[UFFDWP__SIGBUS_MAX];
 	_Atomic uint32_t phase;
 	_Atomic uint64_t readers[2];
-	_Atomic uint64_t streak_addr;
-	_Atomic uint32_t streak;
 	pthread_mutex_t lock; /* the rest */
-	unsigned int users;
-	bool installed; /* ours is the handler, or behind one that was put before it */
+	bool installed;
 	struct sigaction before;
 } chain = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -58,38 +70,43 @@ static bool protection_fault(const ucontext_t *uc)
 #endif
 }
 
-static bool too_often(uint64_t addr)
+static enum outcome serve_write(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+				uint64_t addr)
 {
-	if (atomic_exchange_explicit(&chain.streak_addr, addr, memory_order_relaxed) != addr)
-		atomic_store_explicit(&chain.streak, 0, memory_order_relaxed);
-	return atomic_fetch_add_explicit(&chain.streak, 1, memory_order_relaxed) >= FREE_STREAK;
-}
+	uint64_t n;
 
-static bool serve_write(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
-			uint64_t addr)
-{
-	if (uffdwp__pages_get(&r->pages, page) == UFFDWP__FREE &&
-	    (!present(addr) || too_often(addr)))
-		return false;
+	if (uffdwp__pages_get(&r->pages, page) == UFFDWP__FREE && !present(addr))
+		return FOREIGN;
 	uffdwp__count(s->st, COUNT_WRITE, 1);
-	/* Another thread has the page: try again when it may have finished. */
-	if (!uffdwp__serve_write(s, r, page, 1, 0))
+	switch (uffdwp__serve_write(s, r, page, 1, 0, &n)) {
+	case UFFDWP__ARMED:
+		return PROGRESS;
+	case UFFDWP__FREE:
+		return DOUBT;
+	default:
 		uffdwp__sys_yield();
-	return true;
+		return WAIT;
+	}
 }
 
-static bool serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page)
+static enum outcome serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+				 uint64_t addr)
 {
 	bool minor = r->mode & UFFDWP_MODE_MINOR;
+	int err;
 
 	uffdwp__count(s->st, minor ? COUNT_MINOR : COUNT_MISSING, 1);
-	uffdwp__serve_absent(s, r, page, minor ? UFFDWP_FAULT_MINOR : UFFDWP_FAULT_MISSING, false,
-			     0);
-	return true;
+	err = uffdwp__serve_absent(s, r, page, minor ? UFFDWP_FAULT_MINOR : UFFDWP_FAULT_MISSING,
+				   false, 0);
+	if (err == UFFDWP_LATER) {
+		uffdwp__sys_yield();
+		return WAIT;
+	}
+	return err || (vain.times && !present(addr)) ? DOUBT : PROGRESS;
 }
 
-static bool serve_region(struct uffdwp__server *s, const struct uffdwp__entry *e, uint64_t addr,
-			 const ucontext_t *uc)
+static enum outcome serve_region(struct uffdwp__server *s, const struct uffdwp__entry *e,
+				 uint64_t addr, const ucontext_t *uc)
 {
 	struct uffdwp_region *r = e->r;
 	uint64_t page = (addr - e->base) >> r->shift;
@@ -97,45 +114,74 @@ static bool serve_region(struct uffdwp__server *s, const struct uffdwp__entry *e
 
 	if (r->pages.n && (!absent || protection_fault(uc) || present(addr)))
 		return serve_write(s, r, page, addr);
-	return absent && serve_absent(s, r, page);
+	return absent ? serve_absent(s, r, page, addr) : FOREIGN;
 }
 
-static bool serve_handle(struct uffdwp *h, uint64_t addr, const ucontext_t *uc)
+static enum outcome serve_handle(struct uffdwp *h, uint64_t addr, const ucontext_t *uc)
 {
 	struct uffdwp__server s = { .h = h, .st = &h->stats, .worker = UFFDWP_NO_WORKER };
 	const struct uffdwp__entry *e;
 	uint64_t since = uffdwp__sys_now();
-	bool ours;
+	enum outcome out = FOREIGN;
 	unsigned int phase;
 	int slot;
 
-	if (uffdwp__check(h))
-		return false;
 	slot = uffdwp__serving_begin(h);
 	phase = uffdwp__enter(h);
 	e = uffdwp__lookup(h, addr);
-	ours = e && serve_region(&s, e, addr, uc);
+	if (e)
+		out = serve_region(&s, e, addr, uc);
 	uffdwp__leave(h, phase);
 	uffdwp__serving_end(h, slot);
-	if (ours)
+	if (out != FOREIGN)
 		uffdwp__hist_record(&h->stats.latency, uffdwp__sys_now() - since, 1, 1);
-	return ours;
+	return out;
 }
 
-static bool serve(uint64_t addr, const ucontext_t *uc)
+/* Tells in *generation which regions there were: a number that grows with every change. */
+static enum outcome serve(uint64_t addr, const ucontext_t *uc, uint32_t *generation)
 {
 	/* seq_cst: as uffdwp__enter(). */
-	unsigned int phase = atomic_load_explicit(&chain.phase, memory_order_relaxed) & 1;
-	bool ours = false;
+	uint32_t phase = atomic_load_explicit(&chain.phase, memory_order_relaxed);
+	enum outcome out = FOREIGN;
 
-	atomic_fetch_add_explicit(&chain.readers[phase], 1, memory_order_seq_cst);
-	for (int i = 0; i < UFFDWP__SIGBUS_MAX && !ours; i++) {
+	atomic_fetch_add_explicit(&chain.readers[phase & 1], 1, memory_order_seq_cst);
+	*generation = phase;
+	for (int i = 0; i < UFFDWP__SIGBUS_MAX && out == FOREIGN; i++) {
 		struct uffdwp *h = atomic_load_explicit(&chain.handle[i], memory_order_seq_cst);
 
-		ours = h && serve_handle(h, addr, uc);
+		if (!h || uffdwp__check(h))
+			continue;
+		*generation += atomic_load_explicit(&h->phase, memory_order_relaxed);
+		out = serve_handle(h, addr, uc);
 	}
-	atomic_fetch_sub_explicit(&chain.readers[phase], 1, memory_order_release);
-	return ours;
+	atomic_fetch_sub_explicit(&chain.readers[phase & 1], 1, memory_order_release);
+	return out;
+}
+
+/* Whether to let the access be tried again. */
+static bool try_again(uint64_t addr, enum outcome out, uint32_t generation)
+{
+	if (out == PROGRESS)
+		vain.times = 0;
+	if (out == PROGRESS || out == WAIT)
+		return true;
+	if (vain.addr != addr || (out == FOREIGN && vain.generation != generation))
+		vain.times = 0;
+	vain.addr = addr;
+	vain.generation = generation;
+	return vain.times++ < (out == FOREIGN ? 1 : DOUBTS);
+}
+
+static bool ours(uint64_t addr, const ucontext_t *uc)
+{
+	uint32_t generation;
+	enum outcome out;
+
+	if (vain.addr != addr)
+		vain.times = 0;
+	out = serve(addr, uc, &generation);
+	return try_again(addr, out, generation);
 }
 
 /* ---- The signal ---- */
@@ -160,7 +206,7 @@ static void handler(int sig, siginfo_t *info, void *uc)
 {
 	int saved = errno;
 
-	if (info->si_code != BUS_ADRERR || !serve((uintptr_t)info->si_addr, uc))
+	if (info->si_code != BUS_ADRERR || !ours((uintptr_t)info->si_addr, uc))
 		pass_on(sig, info, uc);
 	errno = saved;
 }
@@ -181,18 +227,6 @@ __cold static int install(void)
 	return 0;
 }
 
-/* Only if nobody has put another handler before ours since, which may call ours. */
-__cold static void uninstall(void)
-{
-	struct sigaction now;
-
-	if (sigaction(SIGBUS, NULL, &now) || !(now.sa_flags & SA_SIGINFO) ||
-	    now.sa_sigaction != handler)
-		return;
-	sigaction(SIGBUS, &chain.before, NULL);
-	chain.installed = false;
-}
-
 __cold int uffdwp__sigbus_add(struct uffdwp *h)
 {
 	int i = 0, err = 0;
@@ -205,10 +239,8 @@ __cold int uffdwp__sigbus_add(struct uffdwp *h)
 		err = -EMFILE;
 	else
 		err = install();
-	if (!err) {
-		chain.users++;
+	if (!err)
 		atomic_store_explicit(&chain.handle[i], h, memory_order_seq_cst);
-	}
 	pthread_mutex_unlock(&chain.lock);
 	return err;
 }
@@ -216,7 +248,7 @@ __cold int uffdwp__sigbus_add(struct uffdwp *h)
 __cold static void synchronize(void)
 {
 	for (int round = 0; round < 2; round++) {
-		unsigned int old = atomic_fetch_xor_explicit(&chain.phase, 1,
+		unsigned int old = atomic_fetch_add_explicit(&chain.phase, 1,
 							     memory_order_seq_cst) &
 				   1;
 
@@ -234,8 +266,6 @@ __cold void uffdwp__sigbus_remove(struct uffdwp *h)
 			continue;
 		atomic_store_explicit(&chain.handle[i], NULL, memory_order_seq_cst);
 		synchronize();
-		if (!--chain.users)
-			uninstall();
 		break;
 	}
 	pthread_mutex_unlock(&chain.lock);
@@ -245,9 +275,7 @@ __cold void uffdwp__sigbus_remove(struct uffdwp *h)
 __cold void uffdwp__sigbus_drop(struct uffdwp *h)
 {
 	for (int i = 0; i < UFFDWP__SIGBUS_MAX; i++) {
-		if (atomic_load_explicit(&chain.handle[i], memory_order_relaxed) != h)
-			continue;
-		atomic_store_explicit(&chain.handle[i], NULL, memory_order_seq_cst);
-		chain.users--;
+		if (atomic_load_explicit(&chain.handle[i], memory_order_relaxed) == h)
+			atomic_store_explicit(&chain.handle[i], NULL, memory_order_seq_cst);
 	}
 }

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A contest: every side opens once, then they take turns, round by round, on the same memory. A
- * first round is not counted: it faults in stacks and tables, and lets adaptive sides settle.
+ * A contest: every side opens once, then they take turns on the same memory, A B A B. A round is a
+ * few turns of each side and its figure their median, so that one turn in which the machine was busy
+ * elsewhere does not count. A first round is not counted at all: it faults in stacks and tables, and
+ * lets adaptive sides settle.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "side.h"
+
+#define TURNS 5 /* of each side in a round */
 
 static int open_sides(struct contest *c, struct arena *a, const struct writers *w, char *reason,
 		      size_t size, unsigned int *opened)
@@ -43,15 +47,25 @@ static void add_served(struct contest *c, unsigned int i)
 		c->served[i][cpu] += c->side[i].arena->served[cpu].pages;
 }
 
+static void play_round(struct contest *c, unsigned int round, bool counted)
+{
+	double ns[CONTEST_SIDES_MAX][TURNS];
+
+	for (unsigned int t = 0; t < TURNS; t++)
+		for (unsigned int i = 0; i < c->sides; i++) {
+			ns[i][t] = turn(&c->side[i]);
+			if (counted)
+				add_served(c, i);
+		}
+	for (unsigned int i = 0; counted && i < c->sides; i++)
+		c->ns[i][round] = spread_of(ns[i], TURNS).median;
+}
+
 static void play(struct contest *c)
 {
-	for (unsigned int i = 0; i < c->sides; i++)
-		turn(&c->side[i]);
+	play_round(c, 0, false);
 	for (unsigned int round = 0; round < c->rounds; round++)
-		for (unsigned int i = 0; i < c->sides; i++) {
-			c->ns[i][round] = turn(&c->side[i]);
-			add_served(c, i);
-		}
+		play_round(c, round, true);
 }
 
 /* The CPUs that served at least one page of twenty: less is the scheduler's accident. */

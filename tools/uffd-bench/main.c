@@ -140,7 +140,7 @@ static void print_help(void)
 	       "                                    pin-one, pin-other, or all to compare them (all)\n"
 	       "  --mem=KIND[,KIND...]|all          anon, thp, shmem, memfd-private, hugetlb,\n"
 	       "                                    hugetlb-private (anon)\n"
-	       "  --size=BYTES                      memory written, with K, M or G (16M)\n"
+	       "  --size=BYTES                      memory written, with K, M or G (4M)\n"
 	       "  --rounds=N                        rounds, at least 7 (7)\n"
 	       "  --work=copy|none                  what a handler does with a page (copy)\n"
 	       "  --cases=TEXT[,TEXT...]            only cases whose name contains one of them\n"
@@ -264,7 +264,7 @@ int main(int argc, char **argv)
 				.writers = { 1, 2 },
 				.nwriters = 2,
 				.mem = 1u << MEM_ANON,
-				.size = 16UL << 20,
+				.size = 4UL << 20,
 				.rounds = BENCH_ROUNDS_MIN,
 				.copy = true };
 	const struct bench_cmd *cmd;

@@ -690,6 +690,7 @@ UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t 
 	int err = check_pages(r, addr, len, done);
 	struct wait w = { 0 };
 	uint64_t first, i, end;
+	int slot;
 
 	if (!err && uffdwp__error(r->h))
 		err = -ECANCELED;
@@ -699,8 +700,10 @@ UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t 
 		return -EOPNOTSUPP;
 	first = i = page_of(r, addr);
 	end = first + (len >> r->shift);
+	slot = uffdwp__serving_begin(r->h);
 	while (!err && (i = uffdwp__pages_next(&r->pages, i, end)) < end)
 		err = sweep_one(r, i, end, &w, &i);
+	uffdwp__serving_end(r->h, slot);
 	if (!err && uffdwp__error(r->h))
 		err = -ECANCELED;
 	if (done)

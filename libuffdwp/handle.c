@@ -270,9 +270,10 @@ __cold static void destroy(struct uffdwp *h, bool inert)
 		uffdwp__sigbus_drop(h);
 	} else {
 		uffdwp__pool_stop(h);
+		uffdwp__regions_detach(h);
 		uffdwp__sigbus_remove(h);
 	}
-	uffdwp__regions_drop(h, inert);
+	uffdwp__regions_free(h);
 	close_stashed(h);
 	if (h->epoll >= 0)
 		uffdwp__sys_close(h->epoll);
@@ -330,11 +331,13 @@ __cold static void set_opts(struct uffdwp *h, const struct uffdwp_opts *o)
 								: UFFDWP_PLACE_SCHED;
 }
 
-/* What callers of uffdwp_dispatch() poll: messages, and the stash. */
+/* What callers of uffdwp_dispatch() poll: messages, and the stash where there is one. */
 __cold static int caller_epoll(struct uffdwp *h)
 {
 	int err;
 
+	if (!h->stash)
+		return 0;
 	h->epoll = uffdwp__sys_epoll();
 	if (h->epoll < 0)
 		return h->epoll;
@@ -666,7 +669,9 @@ UFFDWP_PUBLIC int uffdwp_fd(struct uffdwp *h)
 
 	if (err)
 		return err;
-	return h->serve == UFFDWP_SERVE_CALLER && !h->blocking ? h->epoll : -EOPNOTSUPP;
+	if (h->serve != UFFDWP_SERVE_CALLER || h->blocking)
+		return -EOPNOTSUPP;
+	return h->epoll >= 0 ? h->epoll : h->fd;
 }
 
 UFFDWP_PUBLIC int uffdwp_dispatch(struct uffdwp *h)

@@ -146,13 +146,18 @@ static bool serve_once(struct worker *w)
 	return n > 0;
 }
 
+/*
+ * Reads again before it waits: a thread that is released on this CPU runs before the releasing call returns, and its
+ * next fault is there already.
+ */
 static void lead(struct worker *w)
 {
 	bool follows = w->pool->h->placement == UFFDWP_PLACE_FOLLOW;
 
 	while (uffdwp__sys_epoll_wait(w->epoll), !stopping(w))
-		if (serve_once(w) && follows)
-			follow(w);
+		while (serve_once(w) && !stopping(w))
+			if (follows)
+				follow(w);
 }
 
 /* Whether the leader has done nothing since it had read so often, or can not keep up. */

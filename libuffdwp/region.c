@@ -267,7 +267,8 @@ UFFDWP_PUBLIC __cold int uffdwp_region_add(struct uffdwp *h, const struct uffdwp
 
 /*
  * Leaves no thread asleep: unregistering alone wakes nobody who waits on a protected page, and a thread that is
- * woken while the range is registered would sleep again.
+ * woken while the range is registered would sleep again. Done while the region can still be found, so that no
+ * fault, or late SIGBUS, ever finds it registered and nobody's.
  */
 __cold static void detach(struct uffdwp_region *r)
 {
@@ -295,8 +296,8 @@ UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
 		return -EDEADLK;
 	pthread_mutex_lock(&h->lock);
 	if (!atomic_load_explicit(&r->gone, memory_order_relaxed)) {
-		uffdwp__table_remove(h, r);
 		detach(r);
+		uffdwp__table_remove(h, r);
 	} else {
 		uffdwp__synchronize(h);
 	}
@@ -310,16 +311,20 @@ UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
 	return 0;
 }
 
-/* At the end of a handle, when nobody serves any more. inert: in a forked child, which must not touch the kernel's. */
-__cold void uffdwp__regions_drop(struct uffdwp *h, bool inert)
+__cold void uffdwp__regions_detach(struct uffdwp *h)
+{
+	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_relaxed);
+
+	for (uint32_t i = 0; t && i < t->n; i++)
+		detach(t->e[i].r);
+}
+
+__cold void uffdwp__regions_free(struct uffdwp *h)
 {
 	struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_relaxed);
 
-	for (uint32_t i = 0; t && i < t->n; i++) {
-		if (!inert)
-			detach(t->e[i].r);
+	for (uint32_t i = 0; t && i < t->n; i++)
 		uffdwp__region_free(t->e[i].r);
-	}
 	while (h->gone) {
 		struct uffdwp_region *r = h->gone;
 

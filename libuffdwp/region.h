@@ -10,7 +10,8 @@ struct uffdwp_region *uffdwp__region_new(struct uffdwp *h, const struct uffdwp_r
 					 uint64_t kernel_page);
 void uffdwp__region_free(struct uffdwp_region *r);
 
-/* All of them, at the end of a handle, when nobody serves any more. inert: in a forked child. */
-void uffdwp__regions_drop(struct uffdwp *h, bool inert);
+/* All of them, at the end of a handle: release and unregister; then, when nobody serves any more, free. */
+void uffdwp__regions_detach(struct uffdwp *h);
+void uffdwp__regions_free(struct uffdwp *h);
 
 #endif

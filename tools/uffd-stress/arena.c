@@ -41,7 +41,7 @@ uint32_t arena_placed(const struct arena *a)
 
 struct page *arena_page(const struct arena *a, size_t nr)
 {
-	return (struct page *)(void *)(a->dst.addr + nr * a->page);
+	return (struct page *)(void *)(atomic_load(&a->at) + nr * a->page);
 }
 
 static struct page *source(const struct arena *a, size_t nr)
@@ -103,9 +103,21 @@ static int on_event(struct uffdwp_region *r, const struct uffdwp_event *e, void 
 
 	if (of_child(a, r))
 		return 0;
+	pthread_mutex_lock(&a->lock);
 	a->last = *e;
+	pthread_mutex_unlock(&a->lock);
 	atomic_fetch_add(&a->events[e->kind % EVENT_KINDS], 1);
 	return 0;
+}
+
+struct uffdwp_event arena_last_event(struct arena *a)
+{
+	struct uffdwp_event e;
+
+	pthread_mutex_lock(&a->lock);
+	e = a->last;
+	pthread_mutex_unlock(&a->lock);
+	return e;
 }
 
 static const struct uffdwp_ops ops = {
@@ -153,6 +165,7 @@ int arena_map(struct arena *a, enum mem_kind kind, size_t size)
 	memset(a, 0, sizeof(*a));
 	a->src.fd = a->dst.fd = -1;
 	a->kind = kind;
+	pthread_mutex_init(&a->lock, NULL);
 	a->page = small ? (size_t)sysconf(_SC_PAGESIZE) : HUGE_SIZE;
 	a->pages = (size / a->page + 7) / 8 * 8;
 	if (!a->pages)
@@ -193,6 +206,7 @@ int arena_watch(struct arena *a, struct uffdwp *h)
 	int rc;
 
 	a->h = h;
+	atomic_store(&a->at, a->dst.addr);
 	arena_reset(a, 0, a->pages);
 	rc = uffdwp_region_add(h, &ro, &a->region);
 	if (!rc)

@@ -20,7 +20,8 @@
 struct arena {
 	enum mem_kind kind;
 	size_t page, pages;  /* huge pages for THP, which are placed by moving */
-	struct mem src, dst; /* dst.addr follows mremap() */
+	struct mem src, dst; /* dst.addr follows mremap(), */
+	_Atomic(char *) at;  /* and so does this, which operations read */
 	struct uffdwp *h;    /* the handle that watches dst; another one in a fault is a child's */
 	struct uffdwp_region *region;
 	uint64_t *shadow;
@@ -29,7 +30,8 @@ struct arena {
 	bool in_thread; /* faults must be served in the thread that arena_visit() runs in */
 	bool copies;	/* huge pages are copied too: after fork() they can not be moved */
 	_Atomic uint32_t events[EVENT_KINDS];
-	struct uffdwp_event last; /* event, written before its counter */
+	struct uffdwp_event last; /* event; under the lock */
+	pthread_mutex_t lock;
 	_Atomic unsigned int failures;
 };
 
@@ -55,6 +57,9 @@ void arena_protect(struct arena *a, size_t from, size_t to);
 
 /* After a discard: the pages [from, to) are missing, their next content is the source's. */
 bool arena_refill(struct arena *a, size_t from, size_t to);
+
+/* The last event of this arena. */
+struct uffdwp_event arena_last_event(struct arena *a);
 
 /* Sets the counts of pages [from, to) to zero. */
 void arena_reset(struct arena *a, size_t from, size_t to);

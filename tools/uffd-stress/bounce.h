@@ -73,7 +73,7 @@ uint32_t bounce_expected(const struct bounce *b, size_t nr, int phase);
 
 /* bounce_ops.c: the operations, and placing a page as its number demands. */
 extern const struct uffdwp_ops bounce_ops;
-int bounce_place(struct bounce *b, size_t nr);
+int bounce_place(struct bounce *b, struct uffdwp_region *r, size_t nr);
 bool bounce_marked(const struct bounce *b, size_t nr);
 
 /* bounce_threads.c */

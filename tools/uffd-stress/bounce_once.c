@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define TOLD_MAX 10
 
@@ -66,23 +65,6 @@ static void check_half(struct bounce *b, bool first, int phase)
 	}
 }
 
-/* Who serves a fault counts it last, when the thread that faulted is long on its way. */
-static bool settled(struct bounce *b, struct uffdwp_stats *st, uint64_t missing, uint64_t written)
-{
-	const struct timespec tick = { 0, 1000000 };
-	int i;
-
-	for (i = 0; i < 2000; i++) {
-		if (uffdwp_stats(b->server.h, UFFDWP_ALL_WORKERS, st))
-			return false;
-		if (st->missing >= missing && st->op_pages == written &&
-		    (b->o->run > 1 || st->write >= written))
-			return !st->strays && !st->minor;
-		nanosleep(&tick, NULL);
-	}
-	return false;
-}
-
 static void check_stats(struct bounce *b)
 {
 	struct uffdwp_stats st = { .sz = sizeof(st) };
@@ -93,7 +75,9 @@ static void check_stats(struct bounce *b)
 		missing += atomic_load(&b->missing[nr]);
 		written += atomic_load(&b->written[nr]);
 	}
-	if (!settled(b, &st, missing, written))
+	if (uffdwp_stats(b->server.h, UFFDWP_ALL_WORKERS, &st) || st.missing < missing ||
+	    st.op_pages != written || (b->o->run == 1 && st.write < written) || st.strays ||
+	    st.minor)
 		bounce_fail(b,
 			    "statistics: missing %" PRIu64 ", write %" PRIu64
 			    ", pages written %" PRIu64 ", strays %" PRIu64 ", minor %" PRIu64
@@ -210,15 +194,16 @@ static int add_region(struct bounce *b)
 		.ctx = b,
 	};
 	struct uffdwp_info info = { .sz = sizeof(info) };
-	int rc = uffdwp_region_add(b->server.h, &ro, &b->region);
+	int rc;
 
+	/* A marker in a huge page's place would make the move a copy of small pages. */
+	uffdwp_info(b->server.h, &info);
+	b->marks = !info.populates && !b->staging;
+	rc = uffdwp_region_add(b->server.h, &ro, &b->region);
 	if (rc) {
 		out_fail("%s: uffdwp_region_add: %s", mem_name(b->kind), strerror(-rc));
 		return EXIT_WRONG;
 	}
-	uffdwp_info(b->server.h, &info);
-	/* A marker in a huge page's place would make the move a copy of small pages. */
-	b->marks = !info.populates && !b->staging;
 	return EXIT_PASS;
 }
 

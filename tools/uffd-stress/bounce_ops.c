@@ -18,23 +18,23 @@ bool bounce_marked(const struct bounce *b, size_t nr)
  * A huge page stays one only if it is moved; the page moved is a copy, because the
  * source is still compared with. Only the copier calls it then, so the staging page is its own.
  */
-static int place_huge(struct bounce *b, size_t nr, uint64_t to)
+static int place_huge(struct bounce *b, struct uffdwp_region *r, size_t nr, uint64_t to)
 {
 	void *stage = bounce_page(b, b->staging, nr);
 
 	memcpy(stage, bounce_page(b, b->src, nr), b->page);
-	return uffdwp_move(b->region, to, (uintptr_t)stage, b->page, NULL);
+	return uffdwp_move(r, to, (uintptr_t)stage, b->page, NULL);
 }
 
-int bounce_place(struct bounce *b, size_t nr)
+int bounce_place(struct bounce *b, struct uffdwp_region *r, size_t nr)
 {
 	uint64_t to = (uintptr_t)bounce_page(b, b->dst, nr), done = 0;
 	uint32_t flags = bounce_marked(b, nr) ? 0 : UFFDWP_COPY_WP;
 	int rc;
 
 	if (b->staging)
-		return place_huge(b, nr, to);
-	rc = uffdwp_copy(b->region, to, bounce_page(b, b->src, nr), b->page, flags, &done);
+		return place_huge(b, r, nr, to);
+	rc = uffdwp_copy(r, to, bounce_page(b, b->src, nr), b->page, flags, &done);
 	if (!rc && done != b->page)
 		bounce_fail(b, "page %zu: copy succeeded with %" PRIu64 " bytes", nr, done);
 	return rc;
@@ -76,16 +76,15 @@ static int on_missing(struct uffdwp_region *r, const struct uffdwp_fault *f, voi
 	struct bounce *b = ctx;
 	size_t nr = f->offset / b->page;
 
-	(void)r;
 	if (!plausible(b, f, 1))
 		return UFFDWP_LATER;
 	atomic_fetch_add(&b->missing[nr], 1);
 	ask(b, nr);
-	return left_to_copier(b, nr) ? UFFDWP_LATER : bounce_place(b, nr);
+	return left_to_copier(b, nr) ? UFFDWP_LATER : bounce_place(b, r, nr);
 }
 
 /* Nobody has written to it since it was placed, so it is still what it was copied from. */
-static void compare(struct bounce *b, size_t nr)
+static void compare(struct bounce *b, struct uffdwp_region *r, size_t nr)
 {
 	const char *src = bounce_page(b, b->src, nr);
 	uint64_t at = (uintptr_t)bounce_page(b, b->dst, nr);
@@ -94,7 +93,7 @@ static void compare(struct bounce *b, size_t nr)
 	int rc;
 
 	for (i = 0; i < b->page; i += sizeof(buf)) {
-		rc = uffdwp_read(b->region, at + i, buf, sizeof(buf), NULL);
+		rc = uffdwp_read(r, at + i, buf, sizeof(buf), NULL);
 		if (rc || memcmp(buf, src + i, sizeof(buf))) {
 			bounce_fail(b, "page %zu: not what was copied, before its first write", nr);
 			return;
@@ -107,12 +106,11 @@ static int on_write(struct uffdwp_region *r, const struct uffdwp_fault *f, void 
 	struct bounce *b = ctx;
 	size_t nr = f->offset / b->page, end = nr + f->len / b->page;
 
-	(void)r;
 	if (!plausible(b, f, b->o->run))
 		return 0;
 	for (; nr < end; nr++) {
 		if (!atomic_fetch_add(&b->written[nr], 1) && !b->staging && b->mode & BOUNCE_VERIFY)
-			compare(b, nr);
+			compare(b, r, nr);
 	}
 	return 0;
 }

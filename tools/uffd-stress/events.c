@@ -24,19 +24,15 @@ static const char *const ways[] = { "threads", "caller" };
 
 /* ---- Faults in flight ---- */
 
-struct poker {
-	struct events *e;
-	unsigned int index;
-};
-
 static void *poke(void *arg)
 {
-	struct events *e = arg;
+	const struct poker *p = arg;
+	struct events *e = p->e;
 	struct arena *a = &e->busy;
-	struct rng r = rng_make(e->o->seed, now_ns());
+	struct rng r = rng_make(e->o->seed + e->round, p->index);
 	size_t nr;
 
-	watchdog_enter("poker", 0);
+	watchdog_enter("poker", p->index);
 	while (!atomic_load(&e->stop)) {
 		nr = rng_below(&r, a->pages);
 		events_touch(a, nr, nr + 1);
@@ -49,11 +45,13 @@ static void *poke(void *arg)
 
 void events_poke(struct events *e)
 {
-	int i;
+	unsigned int i;
 
 	atomic_store(&e->stop, false);
 	for (i = 0; i < POKERS; i++) {
-		if (pthread_create(&e->poker[i], NULL, poke, e)) {
+		e->poker[i].e = e;
+		e->poker[i].index = i;
+		if (pthread_create(&e->poker[i].thread, NULL, poke, &e->poker[i])) {
 			out_fail("a thread does not start");
 			mem_hugepages_restore();
 			_Exit(EXIT_HARNESS);
@@ -70,7 +68,7 @@ void events_calm(struct events *e)
 	atomic_store(&e->stop, true);
 	watchdog_rest("waits for the pokers");
 	for (i = 0; i < POKERS; i++)
-		pthread_join(e->poker[i], NULL);
+		pthread_join(e->poker[i].thread, NULL);
 	watchdog_step("goes on", 0);
 	events_touch(a, 0, a->pages);
 	arena_protect(a, 0, a->pages);
@@ -113,10 +111,11 @@ static int open_both(struct events *e, const struct event_case *c)
 		.forked = c->forked,
 		.forked_arg = e,
 	};
-	int rc = server_start(&e->server, e->o, e->kind, e->serve, e->round & 1, &more);
+	int rc = server_start(&e->server, e->o, e->kind, e->serve, true, &more);
 
 	if (rc)
 		return rc;
+	e->a.copies = e->busy.copies = c->copies;
 	rc = arena_watch(&e->a, e->server.h);
 	if (!rc)
 		rc = arena_watch(&e->busy, e->server.h);

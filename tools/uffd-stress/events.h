@@ -12,6 +12,12 @@
 
 #define POKERS 2
 
+struct poker {
+	struct events *e;
+	unsigned int index;
+	pthread_t thread;
+};
+
 struct events {
 	const struct stress_opts *o;
 	enum mem_kind kind;
@@ -21,7 +27,7 @@ struct events {
 	struct arena a;	   /* of the case */
 	struct arena busy; /* of the pokers */
 	_Atomic bool stop;
-	pthread_t poker[POKERS];
+	struct poker poker[POKERS];
 };
 
 struct event_case {
@@ -29,6 +35,7 @@ struct event_case {
 	uint64_t features;
 	void (*forked)(struct uffdwp *parent, struct uffdwp *child, void *arg);
 	void (*run)(struct events *e);
+	bool copies; /* huge pages can not be moved in it */
 };
 
 extern const struct event_case event_fork_alone, event_fork_served, event_remap, event_discard,

@@ -87,7 +87,6 @@ static void run_alone(struct events *e)
 	size_t half = a->pages / 2;
 	int i, status;
 
-	a->copies = e->busy.copies = true;
 	settle(e);
 	events_poke(e);
 	for (i = 0; i < CHILDREN; i++) {
@@ -103,7 +102,7 @@ static void run_alone(struct events *e)
 	arena_check(a, 0, a->pages);
 }
 
-const struct event_case event_fork_alone = { "fork-alone", 0, NULL, run_alone };
+const struct event_case event_fork_alone = { "fork-alone", 0, NULL, run_alone, true };
 
 /* ---- Served ---- */
 
@@ -215,7 +214,6 @@ static void run_served(struct events *e)
 	size_t half = a->pages / 2;
 	int i;
 
-	a->copies = e->busy.copies = true;
 	settle(e);
 	events_poke(e);
 	for (i = 0; i < CHILDREN; i++) {
@@ -232,4 +230,4 @@ static void run_served(struct events *e)
 }
 
 const struct event_case event_fork_served = { "fork-served", UFFDWP_FEATURE_EVENT_FORK, on_forked,
-					      run_served };
+					      run_served, true };

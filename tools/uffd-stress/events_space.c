@@ -24,16 +24,17 @@ static void expect_event(struct arena *a, uint32_t kind, uint32_t count, size_t 
 			 const char *base)
 {
 	uint64_t addr = (uintptr_t)base + from * a->page, len = (to - from) * a->page;
-	const struct uffdwp_event *l = &a->last;
+	struct uffdwp_event last;
 	bool whole = from == 0 && to == a->pages;
 
 	if (!events_wait(a, kind, count))
 		return;
-	if (l->kind != kind || l->addr != addr || l->len != len || (whole && !l->whole))
+	last = arena_last_event(a);
+	if (last.kind != kind || last.addr != addr || last.len != len || (whole && !last.whole))
 		arena_fail(a,
 			   "event %" PRIu32 " at %#" PRIx64 " for %" PRIu64 " bytes, whole %" PRIu32
 			   "; want %" PRIu32 " at %#" PRIx64 " for %" PRIu64,
-			   l->kind, l->addr, l->len, l->whole, kind, addr, len);
+			   last.kind, last.addr, last.len, last.whole, kind, addr, len);
 }
 
 /* ---- mremap ---- */
@@ -64,10 +65,12 @@ static bool move(struct arena *a, uint32_t count)
 		return false;
 	}
 	a->dst.addr = now;
+	atomic_store(&a->at, now);
 	/* At once, before anybody may have noticed. */
 	arena_visit(a, 0, 2, false);
 	expect_event(a, UFFDWP_EVENT_REMAP, count, 0, a->pages, old);
-	if (a->last.to != (uintptr_t)now || uffdwp_region_addr(a->region) != (uintptr_t)now ||
+	if (arena_last_event(a).to != (uintptr_t)now ||
+	    uffdwp_region_addr(a->region) != (uintptr_t)now ||
 	    uffdwp_region_find(a->h, (uintptr_t)now) != a->region ||
 	    uffdwp_region_find(a->h, (uintptr_t)old) == a->region)
 		arena_fail(a, "the region has not moved from %p to %p", (void *)old, (void *)now);
@@ -99,7 +102,8 @@ static void run_remap(struct events *e)
 	arena_check_huge(a);
 }
 
-const struct event_case event_remap = { "mremap", UFFDWP_FEATURE_EVENT_REMAP, NULL, run_remap };
+const struct event_case event_remap = { "mremap", UFFDWP_FEATURE_EVENT_REMAP, NULL, run_remap,
+					false };
 
 /* ---- Discards ---- */
 
@@ -163,8 +167,8 @@ static void run_discard(struct events *e)
 	arena_check_huge(a);
 }
 
-const struct event_case event_discard = { "discard", UFFDWP_FEATURE_EVENT_REMOVE, NULL,
-					  run_discard };
+const struct event_case event_discard = { "discard", UFFDWP_FEATURE_EVENT_REMOVE, NULL, run_discard,
+					  false };
 
 /* ---- Discards under writers ---- */
 
@@ -225,8 +229,6 @@ static void run_chaos(struct events *e)
 	pthread_t t;
 	int i;
 
-	/* What has been moved once could not come again after a discard. */
-	a->copies = true;
 	events_poke(e);
 	if (pthread_create(&t, NULL, write_wildly, &w)) {
 		arena_fail(a, "a thread does not start");
@@ -246,7 +248,9 @@ static void run_chaos(struct events *e)
 	events_calm(e);
 }
 
-const struct event_case event_chaos = { "chaos", UFFDWP_FEATURE_EVENT_REMOVE, NULL, run_chaos };
+const struct event_case event_chaos = { "chaos", UFFDWP_FEATURE_EVENT_REMOVE, NULL, run_chaos,
+					/* what was moved once could not come again */
+					true };
 
 /* ---- munmap ---- */
 
@@ -324,4 +328,5 @@ static void run_unmap(struct events *e)
 	events_calm(e);
 }
 
-const struct event_case event_unmap = { "munmap", UFFDWP_FEATURE_EVENT_UNMAP, NULL, run_unmap };
+const struct event_case event_unmap = { "munmap", UFFDWP_FEATURE_EVENT_UNMAP, NULL, run_unmap,
+					false };

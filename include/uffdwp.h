@@ -126,6 +126,7 @@ struct uffdwp_opts {
 	uint32_t placement; /* enum uffdwp_placement; threads only */
 	uint32_t threads; /* size of the pool, at most UFFDWP_THREADS_MAX; 0: one a CPU, at most 8 */
 	uint32_t batch;	  /* messages a read, at most UFFDWP_BATCH_MAX; 0: 16 */
+	uint32_t sample; /* one of so many batches is timed for the latency histogram; 0: 8, 1: all */
 	uint32_t blocking; /* SERVE_CALLER without EVENT_*; 1: uffdwp_dispatch() waits for a message or a signal */
 	const int *cpus; /* PLACE_PIN only; copied */
 	size_t ncpus;
@@ -449,7 +450,8 @@ struct uffdwp_stats {
 	uint64_t eagain;   /* retries while the address space was changing */
 	uint64_t eexist;   /* pages that were already there */
 	uint64_t moves;	   /* of serving threads to another CPU by UFFDWP_PLACE_FOLLOW */
-	struct uffdwp_hist latency; /* from reading a message to its resolution, ns */
+	struct uffdwp_hist
+		latency; /* of the batches timed: from reading a message to its resolution, ns */
 };
 
 #define UFFDWP_ALL_WORKERS UINT32_MAX

@@ -75,7 +75,7 @@ struct uffdwp {
 	int fd;
 	_Atomic int pid; /* to read memory with, or 0 */
 	uint64_t features, supported, ioctls;
-	uint32_t source, faults, serve, placement, threads, batch;
+	uint32_t source, faults, serve, placement, threads, batch, sample;
 	_Atomic int error;
 
 	_Atomic(struct uffdwp__table *) table;

@@ -19,6 +19,8 @@
 #define BEHIND_MIN 4
 /* With EVENT_REMAP a fault may come before the event that tells whose it is: so often it is sent back first. */
 #define STRAY_RETRIES 1000
+/* Batches of which one is timed: two looks at the clock are two percent of a fault. */
+#define SAMPLE 8
 
 struct fault {
 	uint64_t addr;
@@ -224,14 +226,17 @@ static unsigned int serve_at(struct uffdwp__server *s, const struct batch *b, un
 
 static void serve_faults(struct uffdwp__server *s, const struct batch *b, uint64_t since)
 {
-	int slot = uffdwp__serving_begin(s->h);
+	/* Threads of the pool are marked for as long as they live. */
+	int slot = s->worker == UFFDWP_NO_WORKER ? uffdwp__serving_begin(s->h) : -1;
 	unsigned int phase = uffdwp__enter(s->h), n;
 
 	count_kinds(s->st, b);
 	for (unsigned int i = 0; i < b->n; i += n) {
 		n = serve_at(s, b, i);
-		s->last_ns = uffdwp__sys_now() - since;
-		uffdwp__hist_record(&s->st->latency, s->last_ns, n, s->st->shared);
+		if (since) {
+			s->last_ns = uffdwp__sys_now() - since;
+			uffdwp__hist_record(&s->st->latency, s->last_ns, n, s->st->shared);
+		}
 	}
 	s->last_tid = b->f[b->n - 1].tid;
 	uffdwp__leave(s->h, phase);
@@ -249,7 +254,7 @@ int uffdwp__serve(struct uffdwp__server *s)
 		n = uffdwp__sys_read(s->h->fd, msg, s->h->batch);
 	if (n <= 0)
 		return n;
-	since = uffdwp__sys_now();
+	since = uffdwp__sampled(s->st, COUNT_READS, s->h->sample) ? uffdwp__sys_now() : 0;
 	uffdwp__count(s->st, COUNT_READS, 1);
 	b.n = 0;
 	for (int i = 0; i < n; i++) {

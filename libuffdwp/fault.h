@@ -12,8 +12,15 @@ struct uffdwp__server {
 	uint32_t worker;
 	uint32_t last_tid; /* of the threads served last, 0 if unknown */
 	uint32_t stray_streak;
-	uint64_t last_ns; /* how long the last batch took */
+	uint64_t last_ns; /* how long the last batch that was timed took */
 };
+
+/* Whether to time this batch: two looks at the clock are some percent of a fault. */
+static inline bool uffdwp__sampled(const struct uffdwp__stats *st, enum uffdwp__counter what,
+				   uint32_t sample)
+{
+	return sample == 1 || uffdwp__counted(st, what) % sample == 0;
+}
 
 /* Reads once, without waiting, and serves what came. The number of messages, or -errno from reading. */
 int uffdwp__serve(struct uffdwp__server *s);

@@ -20,6 +20,7 @@
 #define STR(x) STR2(x)
 
 #define BATCH_DEFAULT 16
+#define SAMPLE_DEFAULT 8
 #define THREADS_DEFAULT 8
 
 /* What changes nothing for a program that does not use it. */
@@ -317,6 +318,7 @@ __cold static void set_opts(struct uffdwp *h, const struct uffdwp_opts *o)
 		h->faults = UFFDWP_FAULTS_USER;
 	h->blocking = o->blocking;
 	h->batch = o->batch ? o->batch : BATCH_DEFAULT;
+	h->sample = o->sample ? o->sample : SAMPLE_DEFAULT;
 	h->threads = !pool	  ? 0
 		     : o->threads ? o->threads
 				  : (uint32_t)min_u64(uffdwp__sys_cpus(), THREADS_DEFAULT);
@@ -570,6 +572,7 @@ static int make_child(struct uffdwp *parent, int fd, struct uffdwp **out)
 	struct uffdwp_opts o = { .sz = sizeof(o),
 				 .serve = UFFDWP_SERVE_CALLER,
 				 .batch = parent->batch,
+				 .sample = parent->sample,
 				 .forked = parent->forked,
 				 .forked_arg = parent->forked_arg };
 	struct uffdwp *h = create();

@@ -16,9 +16,11 @@
  *	serving  nothing                   there is nothing to do, or the leader gets on again: scout if the token
  *	                                   is still there, else parked
  *
- * Both wait with EPOLLEXCLUSIVE; the kernel wakes the first in the queue that really waits, and the leader is first. A
- * scout that is woken sleeps a moment before it judges, longer and longer while it was not needed. So a slow
- * operation holds other faults up for a millisecond at most, and quick ones are not disturbed.
+ * A scout that is woken sleeps a moment before it judges, longer and longer while it was not needed. So a slow
+ * operation holds other faults up for some milliseconds at most, and quick ones are not disturbed.
+ *
+ * All wait with poll(), not epoll: it is in the userfaultfd's queue only while it waits, and the leader seldom does
+ * under load, as it reads again before it waits. An epoll would be called at each message.
  *
  * The token is the count of an eventfd in semaphore mode. The eventfd `kick` says that the stash is not
  * empty, or that the pool stops; all wait for it too.
@@ -44,7 +46,6 @@
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/epoll.h>
 
 #include "call.h"
 #include "fault.h"
@@ -57,7 +58,7 @@
 
 /* A scout's pause before it judges, and a batch that takes so long calls for help. */
 #define HOLD_MIN_US 50
-#define HOLD_MAX_US 1000
+#define HOLD_MAX_US 5000
 #define SLOW_NS 50000
 
 struct worker {
@@ -65,8 +66,6 @@ struct worker {
 	struct uffdwp__stats stats;
 	struct uffdwp__server server;
 	pthread_t thread;
-	int epoll;	   /* the userfaultfd, for the leader and the scout, and kick */
-	int park;	   /* the token, and kick; not the leader's */
 	int cpu;	   /* bound there, -1: not */
 	int seen;	   /* the CPU at the last look */
 	unsigned int look; /* batches until the next one */
@@ -126,6 +125,12 @@ static bool stopping(const struct worker *w)
 	return atomic_load_explicit(&w->pool->stop, memory_order_acquire);
 }
 
+/* Until fd is readable, or the stash is filled. False: stop. */
+static bool wait_for(const struct worker *w, int fd)
+{
+	return !stopping(w) && !uffdwp__sys_poll(fd, w->pool->h->kick) && !stopping(w);
+}
+
 /* One batch; all of the stash, for whoever fills it later kicks again. False: nothing was there. */
 static bool serve_once(struct worker *w)
 {
@@ -154,7 +159,7 @@ static void lead(struct worker *w)
 {
 	bool follows = w->pool->h->placement == UFFDWP_PLACE_FOLLOW;
 
-	while (uffdwp__sys_epoll_wait(w->epoll), !stopping(w))
+	while (wait_for(w, w->pool->h->fd))
 		while (serve_once(w) && !stopping(w))
 			if (follows)
 				follow(w);
@@ -177,7 +182,7 @@ static uint64_t leader_reads(const struct worker *w)
 /* Until there is something to do that the leader does not do. False: stop. */
 static bool scout(struct worker *w)
 {
-	while (uffdwp__sys_epoll_wait(w->epoll), !stopping(w)) {
+	while (wait_for(w, w->pool->h->fd)) {
 		uint64_t reads = leader_reads(w);
 
 		uffdwp__sys_sleep_us(w->hold_us);
@@ -211,18 +216,16 @@ static void assist(struct worker *w)
 {
 	struct uffdwp *h = w->pool->h;
 
-	while (uffdwp__sys_epoll_wait(w->park), !stopping(w)) {
+	while (wait_for(w, w->pool->token)) {
 		if (unlikely(atomic_load_explicit(&h->stashed, memory_order_relaxed)))
 			serve_once(w);
 		if (!take_token(w))
 			continue;
-		uffdwp__sys_epoll_add(w->epoll, h->fd, EPOLLIN | EPOLLEXCLUSIVE);
 		do {
 			if (!scout(w))
 				return;
 			help(w);
 		} while (take_token(w));
-		uffdwp__sys_epoll_del(w->epoll, h->fd);
 	}
 }
 
@@ -256,60 +259,28 @@ static void answer(struct worker *w, int err)
 static void *run(void *arg)
 {
 	struct worker *w = arg;
-	int err = begin(w);
+	int err = begin(w), slot;
 
 	answer(w, err);
+	slot = uffdwp__serving_begin(w->pool->h);
 	if (!err && w->server.worker == 0)
 		lead(w);
 	else if (!err)
 		assist(w);
+	uffdwp__serving_end(w->pool->h, slot);
 	return NULL;
 }
 
 /* ---- Starting ---- */
 
-__cold static void worker_close(struct worker *w)
+__cold static void worker_init(struct worker *w, struct uffdwp__pool *p, uint32_t i, int cpu)
 {
-	if (w->epoll >= 0)
-		uffdwp__sys_close(w->epoll);
-	if (w->park >= 0)
-		uffdwp__sys_close(w->park);
-}
-
-__cold static int epolls(struct worker *w, bool leader)
-{
-	struct uffdwp *h = w->pool->h;
-	int err = 0;
-
-	w->epoll = uffdwp__sys_epoll();
-	w->park = leader ? -1 : uffdwp__sys_epoll();
-	if (w->epoll < 0 || (!leader && w->park < 0))
-		return w->epoll < 0 ? w->epoll : w->park;
-	if (leader)
-		err = uffdwp__sys_epoll_add(w->epoll, h->fd, EPOLLIN | EPOLLEXCLUSIVE);
-	else
-		err = uffdwp__sys_epoll_add(w->park, w->pool->token, EPOLLIN | EPOLLEXCLUSIVE);
-	if (!err)
-		err = uffdwp__sys_epoll_add(w->epoll, h->kick, EPOLLIN);
-	if (!err && !leader)
-		err = uffdwp__sys_epoll_add(w->park, h->kick, EPOLLIN);
-	return err;
-}
-
-__cold static int worker_init(struct worker *w, struct uffdwp__pool *p, uint32_t i, int cpu)
-{
-	int err;
-
 	w->pool = p;
 	w->cpu = cpu;
 	w->seen = -1;
 	w->look = LOOK_EVERY / LOOKS;
 	w->hold_us = HOLD_MIN_US;
 	w->server = (struct uffdwp__server){ .h = p->h, .st = &w->stats, .worker = i };
-	err = epolls(w, i == 0);
-	if (err)
-		worker_close(w);
-	return err;
 }
 
 /* The threads inherit the mask: a signal never interrupts serving, nor finds its handler on protected memory. */
@@ -329,15 +300,12 @@ __cold static int start_one(struct uffdwp__pool *p, int cpu)
 {
 	struct worker *w = &p->w[p->n];
 	char name[16] = "uffdwp/";
-	int err = worker_init(w, p, p->n, cpu);
+	int err;
 
+	worker_init(w, p, p->n, cpu);
+	err = worker_create(w);
 	if (err)
 		return err;
-	err = worker_create(w);
-	if (err) {
-		worker_close(w);
-		return err;
-	}
 	name[7] = (char)('0' + p->n / 10);
 	name[8] = (char)('0' + p->n % 10);
 	pthread_setname_np(w->thread, name);
@@ -387,8 +355,6 @@ __cold static void pool_free(struct uffdwp *h)
 {
 	struct uffdwp__pool *p = h->pool;
 
-	for (unsigned int i = 0; i < p->n; i++)
-		worker_close(&p->w[i]);
 	if (p->token >= 0)
 		uffdwp__sys_close(p->token);
 	h->pool = NULL;

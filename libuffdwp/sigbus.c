@@ -121,7 +121,7 @@ static enum outcome serve_handle(struct uffdwp *h, uint64_t addr, const ucontext
 {
 	struct uffdwp__server s = { .h = h, .st = &h->stats, .worker = UFFDWP_NO_WORKER };
 	const struct uffdwp__entry *e;
-	uint64_t since = uffdwp__sys_now();
+	uint64_t since = uffdwp__sampled(s.st, COUNT_WRITE, h->sample) ? uffdwp__sys_now() : 0;
 	enum outcome out = FOREIGN;
 	unsigned int phase;
 	int slot;
@@ -133,7 +133,7 @@ static enum outcome serve_handle(struct uffdwp *h, uint64_t addr, const ucontext
 		out = serve_region(&s, e, addr, uc);
 	uffdwp__leave(h, phase);
 	uffdwp__serving_end(h, slot);
-	if (out != FOREIGN)
+	if (since && out != FOREIGN)
 		uffdwp__hist_record(&h->stats.latency, uffdwp__sys_now() - since, 1, 1);
 	return out;
 }

@@ -132,15 +132,10 @@ __cold int uffdwp__sys_epoll_add(int ep, int fd, uint32_t events)
 	return (int)RETRY(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
 }
 
-int uffdwp__sys_epoll_del(int ep, int fd)
+int uffdwp__sys_poll(int a, int b)
 {
-	return (int)RETRY(epoll_ctl(ep, EPOLL_CTL_DEL, fd, NULL));
-}
-
-int uffdwp__sys_epoll_wait(int ep)
-{
-	struct epoll_event e[2];
-	long n = RETRY(epoll_wait(ep, e, 2, -1));
+	struct pollfd p[2] = { { .fd = a, .events = POLLIN }, { .fd = b, .events = POLLIN } };
+	long n = RETRY(poll(p, 2, -1));
 
 	return n < 0 ? (int)n : 0;
 }

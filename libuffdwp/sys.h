@@ -25,8 +25,7 @@ int uffdwp__sys_eventfd_add(int fd);
 int uffdwp__sys_eventfd_clear(int fd);
 int uffdwp__sys_epoll(void);
 int uffdwp__sys_epoll_add(int ep, int fd, uint32_t events);
-int uffdwp__sys_epoll_del(int ep, int fd);
-int uffdwp__sys_epoll_wait(int ep); /* until one is ready */
+int uffdwp__sys_poll(int a, int b); /* until one of the two is readable */
 
 /* The userfaultfd. Counts are bytes done; 0 bytes never is success. */
 int uffdwp__sys_read(int fd, struct uffd_msg *msg,

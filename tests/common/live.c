@@ -100,6 +100,7 @@ struct uffdwp *live_open_opts(struct uffdwp_opts *o)
 	int err;
 
 	o->sz = sizeof(*o);
+	o->sample = 1;
 	o->reason = reason;
 	o->reason_size = sizeof(reason);
 	err = uffdwp_open(&h, o);
@@ -107,7 +108,7 @@ struct uffdwp *live_open_opts(struct uffdwp_opts *o)
 		FAIL("uffdwp_open: %s: %s", strerror(-err), reason);
 	CHECK_EQ(uffdwp_info(h, &info), 0);
 	CHECK_EQ(info.serve, o->serve);
-	CHECK_EQ(info.faults, o->faults);
+	CHECK_EQ(info.faults, o->serve == UFFDWP_SERVE_SIGBUS ? UFFDWP_FAULTS_USER : o->faults);
 	CHECK_EQ(info.features & o->required, o->required);
 	CHECK_EQ(info.threads > 0, o->serve == UFFDWP_SERVE_THREADS);
 	CHECK_EQ(info.async, 0);

@@ -70,7 +70,7 @@ static void write_all(struct live *t, _Atomic int *calls)
 static void chain(struct live *t, const struct sigaction *previous, volatile sig_atomic_t *count)
 {
 	char *bad = past_the_end();
-	struct sigaction old, now;
+	struct sigaction old;
 	struct uffdwp_stats st;
 	_Atomic int calls = 0;
 	struct uffdwp *h;
@@ -89,10 +89,11 @@ static void chain(struct live *t, const struct sigaction *previous, volatile sig
 	CHECK_EQ(st.reads, 0);
 	CHECK_EQ(st.write, t->pages);
 	CHECK_EQ(uffdwp_close(h), 0);
-	/* As it was before. */
-	CHECK_EQ(sigaction(SIGBUS, &old, &now), 0);
-	CHECK((now.sa_flags & SA_SIGINFO) == (previous->sa_flags & SA_SIGINFO));
-	CHECK(now.sa_sigaction == previous->sa_sigaction);
+	/* The library's handler stays, and still passes on. */
+	if (!sigsetjmp(back, 1))
+		live_load(bad + 16);
+	CHECK_EQ(*count, 4);
+	CHECK_EQ(sigaction(SIGBUS, &old, NULL), 0);
 	munmap(bad, 4096);
 }
 
@@ -135,6 +136,27 @@ static void chain_default(struct live *t)
 		CHECK(WIFSIGNALED(status));
 		CHECK_EQ(WTERMSIG(status), SIGBUS);
 	}
+}
+
+/* The program puts its own handler between two handles: the second one is served, and passes on to it. */
+static void reinstalled(struct live *t)
+{
+	struct sigaction sa = { .sa_sigaction = on_foreign, .sa_flags = SA_SIGINFO };
+	char *bad = past_the_end();
+	_Atomic int calls = 0;
+	struct uffdwp *h;
+
+	for (int i = 0; i < 3; i++) {
+		CHECK_EQ(sigaction(SIGBUS, &sa, NULL), 0);
+		h = live_open(UFFDWP_SERVE_SIGBUS, mem_wp_features(t->mem.kind));
+		live_protect(t, live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &calls));
+		write_all(t, &calls);
+		if (!sigsetjmp(back, 1))
+			live_load(bad + 8);
+		CHECK_EQ(foreign, i + 1);
+		CHECK_EQ(uffdwp_close(h), 0);
+	}
+	munmap(bad, 4096);
 }
 
 /* Two handles, each with its half; the first one closed, the second goes on. */
@@ -208,6 +230,7 @@ static const struct live_case cases[] = {
 	{ "chain/siginfo", chain_siginfo, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "chain/plain", chain_plain, BIT(MEM_ANON), UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "chain/default", chain_default, BIT(MEM_ANON), UFFDWP_FEATURE_SIGBUS, 5 },
+	{ "reinstalled", reinstalled, BIT(MEM_ANON) | BIT(MEM_SHMEM), UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "two-handles", two_handles, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "next-to-threads", next_to_threads, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "keeps-errno", keeps_errno, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },

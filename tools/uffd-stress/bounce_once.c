@@ -266,6 +266,8 @@ int bounce_once(struct bounce *b, struct tally *t)
 			  &(struct uffdwp_opts){
 				  .sz = sizeof(struct uffdwp_opts),
 				  .required = b->staging ? UFFDWP_FEATURE_MOVE : 0,
+				  /* lockers touch pages in user mode only */
+				  .faults = UFFDWP_FAULTS_ANY,
 			  });
 	if (rc)
 		return rc;

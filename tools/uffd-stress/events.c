@@ -160,7 +160,7 @@ static void tell(const struct stress_opts *o, const char *name, unsigned int rou
 		 const struct tally *t, int rc)
 {
 	out_say(o, "%-15s %6u rounds of %zu cases: %s\n", name, rounds, CASES,
-		rc ? "NOT PASSED" : "pass");
+		exit_word(rc));
 	out_say(o,
 		"    events: fork %" PRIu64 "  remap %" PRIu64 "  remove %" PRIu64
 		"  unmap %" PRIu64 ", EAGAIN retries %" PRIu64 "\n",
@@ -175,7 +175,7 @@ static void tell(const struct stress_opts *o, const char *name, unsigned int rou
 	json_u64(o, "remap", t->all.remap);
 	json_u64(o, "remove", t->all.remove);
 	json_u64(o, "unmap", t->all.unmap);
-	json_bool(o, "pass", !rc);
+	json_str(o, "result", exit_word(rc));
 	json_end(o);
 }
 

@@ -65,27 +65,13 @@ static int run_watched(const struct stress_opts *o)
 	return rc;
 }
 
-static const char *verdict(int rc)
-{
-	switch (rc) {
-	case EXIT_PASS:
-		return "pass";
-	case EXIT_UNSUPPORTED:
-		return "unsupported";
-	case EXIT_WRONG:
-		return "FAIL";
-	default:
-		return "error";
-	}
-}
-
 static int finish(const struct stress_opts *o, int rc)
 {
 	json_begin(o);
-	json_str(o, "result", verdict(rc));
+	json_str(o, "result", exit_word(rc));
 	json_u64(o, "seed", o->seed);
 	json_end(o);
-	out_say(o, "%s: %s\n", o->command, verdict(rc));
+	out_say(o, "%s: %s\n", o->command, exit_word(rc));
 	if (fflush(stdout) || ferror(stdout)) {
 		out_fail("stdout can not be written");
 		return rc ? rc : EXIT_HARNESS;

@@ -352,12 +352,19 @@ static int parse_options(struct parse *p, int argc, char **argv)
 	return -1;
 }
 
+/* Bit m for each m that has BOUNCE_POLL. */
+#define POLLING 0xff00u
+
 static int settle(struct parse *p)
 {
 	struct stress_opts *o = p->o;
 
 	if (p->bounces_given && !o->bounces && !o->duration)
 		return misuse("--bounces=0: wants --duration=SECONDS with it");
+	if (o->serves == 1u << UFFDWP_SERVE_THREADS && !(o->modes & POLLING))
+		return misuse("--serve=threads: its threads wait by poll, want poll in --modes");
+	if (o->serves == 1u << UFFDWP_SERVE_SIGBUS && !(o->modes & ~POLLING))
+		return misuse("--serve=sigbus: nobody waits, want no poll in --modes");
 	return -1;
 }
 

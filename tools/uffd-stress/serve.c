@@ -164,6 +164,7 @@ int server_start(struct server *s, const struct stress_opts *o, enum mem_kind ki
 		opts = *more;
 	opts.required |= mem_wp_features(kind) | mem_missing_features(kind);
 	opts.serve = serve;
+	opts.sample = 1;
 	opts.blocking = serve == UFFDWP_SERVE_CALLER && !by_poll;
 	opts.threads = serve == UFFDWP_SERVE_THREADS ? n : 0;
 	opts.reason = reason;

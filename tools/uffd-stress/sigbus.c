@@ -272,13 +272,13 @@ static void tell(const struct stress_opts *o, const char *name, unsigned int rou
 		 const struct tally *t, int rc)
 {
 	out_say(o, "%-15s %6u rounds of own and raced pages, parent and child: %s\n", name, rounds,
-		rc ? "NOT PASSED" : "pass");
+		exit_word(rc));
 	tally_print(o, t);
 	json_begin(o);
 	json_str(o, "mem", name);
 	json_u64(o, "rounds", rounds);
 	tally_json(o, t);
-	json_bool(o, "pass", !rc);
+	json_str(o, "result", exit_word(rc));
 	json_end(o);
 }
 

@@ -153,10 +153,10 @@ int sigbus_foreign(const struct stress_opts *o)
 	if (!census_same(&before, "foreign"))
 		rc = EXIT_WRONG;
 	out_say(o, "%-15s a foreign SIGBUS goes where it went before: %s\n", "foreign",
-		rc ? "NOT PASSED" : "pass");
+		exit_word(rc));
 	json_begin(o);
 	json_str(o, "case", "foreign");
-	json_bool(o, "pass", !rc);
+	json_str(o, "result", exit_word(rc));
 	json_end(o);
 	return rc;
 }

@@ -129,6 +129,9 @@ bool census_same(const struct census *before, const char *what);
 /* A wrong result weighs more than an error, and that more than something unsupported. */
 int exit_worse(int a, int b);
 
+/* "pass", "FAIL", "unsupported" or "error". */
+const char *exit_word(int rc);
+
 /* Maps area, tells why not on stderr: EXIT_PASS or EXIT_HARNESS. */
 int area_map(struct mem *m, enum mem_kind kind, size_t size);
 /* All of its pages are missing again; it may be at another address then. Likewise. */

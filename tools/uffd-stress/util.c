@@ -87,6 +87,20 @@ bool census_same(const struct census *before, const char *what)
 	return false;
 }
 
+const char *exit_word(int rc)
+{
+	switch (rc) {
+	case EXIT_PASS:
+		return "pass";
+	case EXIT_UNSUPPORTED:
+		return "unsupported";
+	case EXIT_WRONG:
+		return "FAIL";
+	default:
+		return "error";
+	}
+}
+
 int exit_worse(int a, int b)
 {
 	static const int order[] = { EXIT_WRONG, EXIT_HARNESS, EXIT_MISUSE, EXIT_UNSUPPORTED };

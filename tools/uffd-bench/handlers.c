@@ -59,7 +59,7 @@ unsigned int side_handlers(const struct side *s, int cpus[BENCH_WRITERS_MAX])
 
 void handlers_start(struct handlers *h, const struct side *s, void *(*run)(void *), void *arg)
 {
-	int cpus[BENCH_WRITERS_MAX];
+	int cpus[BENCH_WRITERS_MAX] = { 0 };
 
 	h->count = side_handlers(s, cpus);
 	for (unsigned int i = 0; i < h->count; i++)

@@ -210,6 +210,8 @@ static int events_kind(const struct stress_opts *o, enum mem_kind kind, uint64_t
 
 	if (!e || !t) {
 		out_fail("no memory");
+		free(e);
+		free(t);
 		return EXIT_HARNESS;
 	}
 	e->o = o;

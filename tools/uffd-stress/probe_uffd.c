@@ -48,7 +48,7 @@ int probe_uffd(uint64_t features)
 uint64_t probe_features(int *err)
 {
 	int node = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC), fd;
-	struct uffdio_api api;
+	struct uffdio_api api = { .features = 0 };
 
 	if (node >= 0)
 		fd = ioctl(node, USERFAULTFD_IOC_NEW, O_CLOEXEC);

@@ -159,4 +159,11 @@ int uffdwp__opts(void *to, size_t to_size, const void *from, size_t min_size);
 __attribute__((format(printf, 3, 4))) void uffdwp__reason(char *buf, size_t size, const char *fmt,
 							  ...);
 
+/* Returns err from a function whose options are *o, having said why. */
+#define FAIL(err, ...)                                                  \
+	do {                                                            \
+		uffdwp__reason(o->reason, o->reason_size, __VA_ARGS__); \
+		return err;                                             \
+	} while (0)
+
 #endif

@@ -65,12 +65,6 @@ __cold void uffdwp__region_free(struct uffdwp_region *r)
 
 /* ---- Adding ---- */
 
-#define FAIL(err, ...)                                                  \
-	do {                                                            \
-		uffdwp__reason(o->reason, o->reason_size, __VA_ARGS__); \
-		return err;                                             \
-	} while (0)
-
 __cold static int check_range(const struct uffdwp_region_opts *o)
 {
 	uint64_t base = uffdwp__sys_page_size(), ps = o->page_size;

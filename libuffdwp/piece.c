@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/* Pieces of ranges: checking arguments, waiting within bounds, locking pages and giving them up. */
+#include "piece.h"
+
+#include <errno.h>
+
+#include "sys.h"
+#include "util.h"
+
+#define EAGAIN_NS UINT64_C(5000000000)
+#define EBUSY_NS UINT64_C(1000000000)
+
+/* ---- Waiting for something that another thread does, but not for ever ---- */
+
+/* False when the time is over. */
+bool uffdwp__wait(struct uffdwp__wait *w, uint64_t limit)
+{
+	uint64_t now = uffdwp__sys_now();
+
+	if (!w->count)
+		w->until = now + limit;
+	uffdwp__pause(w->count++);
+	return now < w->until;
+}
+
+/* After EAGAIN: an event is unread, or was read and its thread has not run yet. */
+bool uffdwp__wait_events(struct uffdwp *h, struct uffdwp__wait *w)
+{
+	uffdwp__count(&h->stats, COUNT_EAGAIN, 1);
+	uffdwp__stash_fill(h);
+	return uffdwp__wait(w, EAGAIN_NS);
+}
+
+bool uffdwp__wait_busy(struct uffdwp__wait *w)
+{
+	return uffdwp__wait(w, EBUSY_NS);
+}
+
+void uffdwp__wake(struct uffdwp *h, uint64_t addr, uint64_t len)
+{
+	uffdwp__count(&h->stats, COUNT_WAKES, 1);
+	uffdwp__sys_wake(h->fd, addr, len);
+}
+
+/* ---- Arguments ---- */
+
+int uffdwp__check_range(const struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done)
+{
+	uint64_t start, size;
+	int err;
+
+	if (done)
+		*done = 0;
+	if (!r)
+		return -EINVAL;
+	err = uffdwp__check(r->h);
+	if (err)
+		return err;
+	if (atomic_load_explicit(&r->gone, memory_order_relaxed))
+		return -ENOENT;
+	start = atomic_load_explicit(&r->addr, memory_order_relaxed);
+	size = atomic_load_explicit(&r->len, memory_order_relaxed);
+	if (!len || addr < start || addr - start >= size || len > size - (addr - start))
+		return -EINVAL;
+	return 0;
+}
+
+int uffdwp__check_pages(const struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done)
+{
+	int err = uffdwp__check_range(r, addr, len, done);
+
+	if (!err && ((addr | len) & (r->page_size - 1)))
+		err = -EINVAL;
+	return err;
+}
+
+/* ---- Locking a piece of a range ---- */
+
+/* Locks as much as can be from addr on, at least a page; waits for a page that is BUSY. */
+int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr,
+		       uint64_t len)
+{
+	uint64_t most = max_u64(UFFDWP__PIECE, r->page_size);
+	struct uffdwp__wait w = { 0 };
+
+	p->r = r;
+	p->addr = addr;
+	p->len = min_u64(len, most - (addr & (most - 1)));
+	p->first = uffdwp__page_of(r, addr);
+	p->n = p->len >> r->shift;
+	if (!r->pages.n)
+		return 0;
+	for (;;) {
+		p->n = uffdwp__pages_lock(&r->pages, p->first,
+					  min_u64(p->len >> r->shift, UFFDWP__LOCK_MAX), p->prev);
+		if (p->n)
+			break;
+		if (!uffdwp__wait_busy(&w))
+			return -EBUSY;
+	}
+	p->len = p->n << r->shift;
+	return 0;
+}
+
+/* Gives up n pages from page i of the piece on. */
+void uffdwp__piece_unlock(struct uffdwp__piece *p, uint64_t i, uint64_t n, enum uffdwp__state state)
+{
+	struct uffdwp_region *r = p->r;
+
+	if (!r->pages.n || !n)
+		return;
+	if (uffdwp__pages_unlock(&r->pages, p->first + i, n, state))
+		uffdwp__wake(r->h, uffdwp__addr_of(r, p->first + i), n << r->shift);
+}
+
+bool uffdwp__piece_was_armed(const struct uffdwp__piece *p, uint64_t i)
+{
+	return p->r->pages.n && uffdwp__prev_armed(p->prev, p->first, p->first + i);
+}
+
+/* From page i on back to what they were. */
+void uffdwp__piece_restore(struct uffdwp__piece *p, uint64_t i)
+{
+	for (; i < p->n; i++)
+		uffdwp__piece_unlock(p, i, 1,
+				     uffdwp__piece_was_armed(p, i) ? UFFDWP__ARMED : UFFDWP__FREE);
+}

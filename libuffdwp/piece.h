@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What every call on pages does: all of them lock the states of the pages, call the kernel, set the
+ * new states, and wake whoever faulted meanwhile (see bitmap.h): a fault on a locked page is put off,
+ * its thread sleeps on in the kernel's queue until that wake. Unprotecting wakes by itself.
+ *
+ * Long ranges go in pieces: the kernel holds the address space's lock over each call.
+ */
+#ifndef UFFDWP_PIECE_H
+#define UFFDWP_PIECE_H
+
+#include "core.h"
+
+#define UFFDWP__PIECE (UINT64_C(16) << 20)
+
+/* Waiting for what another thread does, but not for ever. Begins zeroed. */
+struct uffdwp__wait {
+	unsigned int count;
+	uint64_t until;
+};
+
+/* False when the limit, in ns, is over. */
+bool uffdwp__wait(struct uffdwp__wait *w, uint64_t limit);
+
+/* After EAGAIN: an event is unread, or was read and its thread has not run yet. False after five seconds. */
+bool uffdwp__wait_events(struct uffdwp *h, struct uffdwp__wait *w);
+
+/* A page that stays BUSY. False after a second. */
+bool uffdwp__wait_busy(struct uffdwp__wait *w);
+
+void uffdwp__wake(struct uffdwp *h, uint64_t addr, uint64_t len);
+
+/* 0, or why the arguments of a public call are wrong; *done is 0 then and always. */
+int uffdwp__check_range(const struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);
+int uffdwp__check_pages(const struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);
+
+static inline uint64_t uffdwp__page_of(const struct uffdwp_region *r, uint64_t addr)
+{
+	return (addr - atomic_load_explicit(&r->base, memory_order_relaxed)) >> r->shift;
+}
+
+static inline uint64_t uffdwp__addr_of(const struct uffdwp_region *r, uint64_t page)
+{
+	return atomic_load_explicit(&r->base, memory_order_relaxed) + (page << r->shift);
+}
+
+struct uffdwp__piece {
+	struct uffdwp_region *r;
+	uint64_t addr, len; /* bytes of this piece */
+	uint64_t first, n;  /* its pages, locked if the region has states */
+	uint64_t prev[UFFDWP__PREV_WORDS];
+};
+
+/* Locks as much as can be from addr on, at least a page; waits for a page that is BUSY. -EBUSY: in vain. */
+int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr,
+		       uint64_t len);
+
+/* Gives up n pages from page i of the piece on. */
+void uffdwp__piece_unlock(struct uffdwp__piece *p, uint64_t i, uint64_t n,
+			  enum uffdwp__state state);
+
+/* The same from page i to the end, back to what they were. */
+void uffdwp__piece_restore(struct uffdwp__piece *p, uint64_t i);
+
+bool uffdwp__piece_was_armed(const struct uffdwp__piece *p, uint64_t i);
+
+#endif

@@ -3,7 +3,6 @@
 #
 # Each public header stands alone, twice, pedantically, as C and as C++, with every compiler that is here;
 # and a C++ program links with the library. Run by .ci/run, which has the C++ compilers.
-# make check: no
 set -u
 cd "$(dirname "$0")/.." || exit 99
 BUILD=${BUILD-build}

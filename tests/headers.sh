@@ -4,7 +4,6 @@
 # Builds everything against kernel headers of other ages than the installed ones: as of Linux 5.10, by
 # hiding what came later, and as of 6.8, by adding what came until then. The library built with the
 # old ones must still use what the running kernel has. Run by .ci/run.
-# make check: no
 set -u
 cd "$(dirname "$0")/.." || exit 99
 top=${BUILD-build}

@@ -289,9 +289,9 @@ static void signal_refaults(PROBE_ARGS)
 	probe_fault_message(a.fd, a.p, PROBE_WP_FLAGS);
 	interrupt(w);
 	probe_fault_message(a.fd, a.p, PROBE_WP_FLAGS);
-	PROBE_CHECK(atomic_load(&handled) == 1, "the handler did not run");
 	probe_release_range(a.fd, a.p, a.page);
 	probe_done(w);
+	PROBE_CHECK(atomic_load(&handled) == 1, "the handler did not run");
 }
 
 /* The messages that come in a tenth of a second. */

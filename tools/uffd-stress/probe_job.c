@@ -76,13 +76,13 @@ struct probe_job *probe_start(long (*fn)(struct probe_job *job), long a, long b)
 	return launch(job);
 }
 
-static long do_write(struct probe_job *job)
+PROBE_RACES static long do_write(struct probe_job *job)
 {
 	*(volatile unsigned char *)job->arg[0] = PROBE_NEW;
 	return 0;
 }
 
-static long do_read(struct probe_job *job)
+PROBE_RACES static long do_read(struct probe_job *job)
 {
 	return *(volatile unsigned char *)job->arg[0];
 }
@@ -95,7 +95,7 @@ static long do_call(struct probe_job *job)
 	return ret < 0 ? -errno : ret;
 }
 
-static long do_fork(struct probe_job *job)
+PROBE_RACES static long do_fork(struct probe_job *job)
 {
 	pid_t pid = probe_fork_bare();
 
@@ -143,6 +143,9 @@ bool probe_is_done(struct probe_job *job, int ms)
 			return false;
 		probe_nap(1);
 	}
+	if (!job->joined)
+		pthread_join(job->thread, NULL);
+	job->joined = true;
 	return true;
 }
 
@@ -183,7 +186,7 @@ static uint64_t cpu_ns(const struct probe_job *job)
 	clockid_t clock;
 
 	/* A thread that has ended has no clock any more. */
-	if (pthread_getcpuclockid(job->thread, &clock) || clock_gettime(clock, &ts))
+	if (job->joined || pthread_getcpuclockid(job->thread, &clock) || clock_gettime(clock, &ts))
 		return 0;
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
@@ -193,9 +196,12 @@ bool probe_spins(struct probe_job *job)
 	uint64_t from = cpu_ns(job);
 	int i;
 
-	for (i = 0; i < 100 && !probe_is_done(job, 0) && cpu_ns(job) < from + SPIN_NS; i++)
+	for (i = 0; i < 100 && !probe_is_done(job, 0); i++) {
+		if (cpu_ns(job) >= from + SPIN_NS)
+			return true;
 		probe_nap(5);
-	return !probe_is_done(job, 0) && cpu_ns(job) >= from + SPIN_NS;
+	}
+	return false;
 }
 
 /* Where a signal's handler goes back to; one thread at a time touches. */
@@ -206,7 +212,7 @@ static void on_signal(int sig)
 	siglongjmp(back, sig);
 }
 
-int probe_touch(char *addr, bool write)
+PROBE_RACES int probe_touch(char *addr, bool write)
 {
 	struct sigaction sa = { .sa_handler = on_signal };
 	int sig;

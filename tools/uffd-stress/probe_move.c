@@ -137,14 +137,16 @@ static const struct probe_row rows[] = {
 	{ .id = "move.unprotected",
 	  .promise = "A moved page arrives unprotected, even if it was protected at its source.",
 	  .since = "6.8",
-	  .library = "copies instead where protection is asked for or known.",
+	  .library = "uffdwp_move() of a protected page is -EOPNOTSUPP: uffdwp_copy() can place "
+		     "it.",
 	  .needs = NEEDS,
 	  .kinds = PROBE_ANON,
 	  .check = unprotected },
 	{ .id = "move.marker",
 	  .promise = "UFFDIO_MOVE to a page that was protected before it was there is EEXIST.",
 	  .since = "6.8",
-	  .library = "copies instead where protection is asked for or known.",
+	  .library = "uffdwp_move() of a protected page is -EOPNOTSUPP: uffdwp_copy() can place "
+		     "it.",
 	  .needs = NEEDS,
 	  .arg = UFFD_FEATURE_WP_UNPOPULATED,
 	  .kinds = PROBE_ANON,

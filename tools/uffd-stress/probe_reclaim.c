@@ -246,7 +246,10 @@ static void khugepaged_leaves(PROBE_ARGS)
 	long scans;
 	int i;
 
-	/* First: the guard process that it forks would share the pages, and khugepaged avoids that. */
+	/*
+	 * First: the guard process that it forks would share the pages, and khugepaged avoids
+	 * that.
+	 */
 	hurry_khugepaged();
 	map_collapsible(&a, kind);
 	map_collapsible(&control, kind);

@@ -217,8 +217,8 @@ static int make_child(struct uffdwp *parent, int fd, struct uffdwp **out)
 	pthread_mutex_lock(&parent->lock);
 	err = child_regions(h, parent);
 	pthread_mutex_unlock(&parent->lock);
-	if (!err)
-		err = uffdwp__sys_nonblock(fd, true);
+	if (!err && uffdwp__sys_nonblock(fd, true) < 0)
+		err = -EBADF;
 	h->fd = fd;
 	if (!err)
 		err = uffdwp__start(h, &o);

@@ -240,7 +240,9 @@ __cold static int open_fd(struct uffdwp *h, const struct uffdwp_opts *o)
 	if (h->fd < 0)
 		return h->fd;
 	err = handshake(h, o);
-	return err ? err : uffdwp__sys_nonblock(h->fd, !o->blocking);
+	if (!err && o->blocking)
+		err = uffdwp__sys_nonblock(h->fd, false);
+	return err < 0 ? err : 0;
 }
 
 UFFDWP_PUBLIC __cold int uffdwp_open(struct uffdwp **out, const struct uffdwp_opts *opts)
@@ -294,8 +296,6 @@ __cold static int adopt_fd(struct uffdwp *h, const struct uffdwp_adopt_opts *a,
 {
 	int err = check_uffd(a, o, fd);
 
-	if (!err)
-		err = uffdwp__sys_nonblock(fd, !o->blocking);
 	if (err)
 		return err;
 	h->source = UFFDWP_SOURCE_ADOPTED;
@@ -340,9 +340,10 @@ __cold static int adopt_opts(struct uffdwp_adopt_opts *a, struct uffdwp_opts *o,
 	int err = from ? uffdwp__opts(a, sizeof(*a), from, offsetof(struct uffdwp_adopt_opts, opts))
 		       : -EINVAL;
 
-	if (err)
-		return err;
-	return uffdwp__opts(o, sizeof(*o), a->opts.sz ? &a->opts : NULL, sizeof(*o));
+	if (!err)
+		err = uffdwp__opts(o, sizeof(*o), a->opts.sz ? &a->opts : NULL, sizeof(*o));
+	o->source = o->faults = 0;
+	return err;
 }
 
 UFFDWP_PUBLIC __cold int uffdwp_adopt(struct uffdwp **out, int fd,
@@ -351,7 +352,7 @@ UFFDWP_PUBLIC __cold int uffdwp_adopt(struct uffdwp **out, int fd,
 	struct uffdwp_adopt_opts a;
 	struct uffdwp_opts o;
 	struct uffdwp *h;
-	int err;
+	int err, was = -1;
 
 	if (!out)
 		return -EINVAL;
@@ -366,12 +367,15 @@ UFFDWP_PUBLIC __cold int uffdwp_adopt(struct uffdwp **out, int fd,
 		return -ENOMEM;
 	err = adopt_fd(h, &a, &o, fd);
 	if (!err) {
+		was = uffdwp__sys_nonblock(fd, !o.blocking);
 		uffdwp__set_opts(h, &o);
-		err = uffdwp__start(h, &o);
+		err = was < 0 ? was : uffdwp__start(h, &o);
 	}
 	if (err) {
-		h->fd = -1; /* still the caller's */
+		h->fd = -1; /* still the caller's, and as it was */
 		uffdwp__destroy(h, false);
+		if (was >= 0)
+			uffdwp__sys_nonblock(fd, was);
 	} else {
 		*out = h;
 	}

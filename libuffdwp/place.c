@@ -180,8 +180,9 @@ UFFDWP_PUBLIC int uffdwp_move(struct uffdwp_region *r, uint64_t addr, uint64_t s
 
 	if (!err && src & (r->page_size - 1))
 		err = -EINVAL;
-	if (!err)
-		err = place_range(r, PLACE_MOVE, addr, src, len, 0, done);
+	if (err)
+		return err;
+	err = place_range(r, PLACE_MOVE, addr, src, len, 0, done);
 	/* The arguments were checked: what is left is memory that can not be moved, or no such call. */
 	return err == -ENOTTY || err == -EINVAL ? -EOPNOTSUPP : err;
 }

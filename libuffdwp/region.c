@@ -13,7 +13,7 @@
 
 __cold static int ops_of(struct uffdwp_ops *to, const struct uffdwp_ops *from)
 {
-	return uffdwp__opts(to, sizeof(*to), from, sizeof(size_t));
+	return uffdwp__opts(to, sizeof(*to), from, sizeof(*to));
 }
 
 __cold struct uffdwp_region *

@@ -68,10 +68,12 @@ __cold int uffdwp__sys_api(int fd, uint64_t features, uint64_t *got, uint64_t *i
 __cold int uffdwp__sys_nonblock(int fd, bool on)
 {
 	int flags = (int)RETRY(fcntl(fd, F_GETFL));
+	long err;
 
-	return flags < 0 ? flags
-			 : (int)RETRY(fcntl(fd, F_SETFL,
-					    on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK));
+	if (flags < 0)
+		return flags;
+	err = RETRY(fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK));
+	return err ? (int)err : !!(flags & O_NONBLOCK);
 }
 
 /* Before its handshake a userfaultfd polls as an error; a blocking one always does. */
@@ -79,17 +81,18 @@ __cold int uffdwp__sys_is_uffd(int fd)
 {
 	char path[32], link[64] = "";
 	struct pollfd p = { .fd = fd, .events = POLLIN };
-	int err;
+	int was, err;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	if (readlink(path, link, sizeof(link) - 1) < 0)
 		return errno == ENOENT ? -EBADF : -errno;
 	if (!strstr(link, "[userfaultfd]"))
 		return -EINVAL;
-	err = uffdwp__sys_nonblock(fd, true);
-	if (err)
-		return err;
+	was = uffdwp__sys_nonblock(fd, true);
+	if (was < 0)
+		return was;
 	err = (int)RETRY(poll(&p, 1, 0));
+	uffdwp__sys_nonblock(fd, was);
 	return err < 0 ? err : !(p.revents & POLLERR);
 }
 

@@ -100,7 +100,6 @@ struct uffdwp *live_open_opts(struct uffdwp_opts *o)
 	int err;
 
 	o->sz = sizeof(*o);
-	o->sample = 1;
 	o->reason = reason;
 	o->reason_size = sizeof(reason);
 	err = uffdwp_open(&h, o);

@@ -74,6 +74,8 @@ static int on_missing(struct uffdwp_region *r, const struct uffdwp_fault *f, voi
 	}
 	check_thread(a, nr);
 	atomic_fetch_add(child ? &a->child_missing[nr] : &a->missing[nr], 1);
+	if (a->later)
+		return UFFDWP_LATER;
 	/* Moving works within one process only. */
 	if (a->kind == MEM_THP && !child && !a->copies)
 		return uffdwp_move(r, f->addr, (uintptr_t)source(a, nr), a->page, NULL);

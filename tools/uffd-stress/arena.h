@@ -27,6 +27,7 @@ struct arena {
 	uint64_t *shadow;
 	_Atomic uint32_t *missing, *written;		 /* calls for each page */
 	_Atomic uint32_t *child_missing, *child_written; /* for a forked child's pages */
+	bool later;	/* missing pages are placed by somebody else */
 	bool in_thread; /* faults must be served in the thread that arena_visit() runs in */
 	bool copies;	/* huge pages are copied too: after fork() they can not be moved */
 	_Atomic uint32_t events[EVENT_KINDS];

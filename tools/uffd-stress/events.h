@@ -35,11 +35,13 @@ struct event_case {
 	uint64_t features;
 	void (*forked)(struct uffdwp *parent, struct uffdwp *child, void *arg);
 	void (*run)(struct events *e);
-	bool copies; /* huge pages can not be moved in it */
+	bool copies;	    /* huge pages can not be moved in it */
+	bool later;	    /* its missing pages are placed by somebody else than the operation */
+	unsigned int kinds; /* bit mask of the memory that has it; 0: all */
 };
 
 extern const struct event_case event_fork_alone, event_fork_served, event_remap, event_discard,
-	event_chaos, event_unmap;
+	event_chaos, event_unmap, event_alias;
 
 /* Between the two the pokers write to all of busy, which is protected over and over. */
 void events_poke(struct events *e);

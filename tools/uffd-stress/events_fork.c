@@ -102,7 +102,11 @@ static void run_alone(struct events *e)
 	arena_check(a, 0, a->pages);
 }
 
-const struct event_case event_fork_alone = { "fork-alone", 0, NULL, run_alone, true };
+const struct event_case event_fork_alone = {
+	.name = "fork-alone",
+	.run = run_alone,
+	.copies = true,
+};
 
 /* ---- Served ---- */
 
@@ -229,5 +233,10 @@ static void run_served(struct events *e)
 	arena_check(a, 0, a->pages);
 }
 
-const struct event_case event_fork_served = { "fork-served", UFFDWP_FEATURE_EVENT_FORK, on_forked,
-					      run_served, true };
+const struct event_case event_fork_served = {
+	.name = "fork-served",
+	.features = UFFDWP_FEATURE_EVENT_FORK,
+	.forked = on_forked,
+	.run = run_served,
+	.copies = true,
+};

@@ -102,8 +102,11 @@ static void run_remap(struct events *e)
 	arena_check_huge(a);
 }
 
-const struct event_case event_remap = { "mremap", UFFDWP_FEATURE_EVENT_REMAP, NULL, run_remap,
-					false };
+const struct event_case event_remap = {
+	.name = "mremap",
+	.features = UFFDWP_FEATURE_EVENT_REMAP,
+	.run = run_remap,
+};
 
 /* ---- Discards ---- */
 
@@ -167,8 +170,11 @@ static void run_discard(struct events *e)
 	arena_check_huge(a);
 }
 
-const struct event_case event_discard = { "discard", UFFDWP_FEATURE_EVENT_REMOVE, NULL, run_discard,
-					  false };
+const struct event_case event_discard = {
+	.name = "discard",
+	.features = UFFDWP_FEATURE_EVENT_REMOVE,
+	.run = run_discard,
+};
 
 /* ---- Discards under writers ---- */
 
@@ -248,9 +254,12 @@ static void run_chaos(struct events *e)
 	events_calm(e);
 }
 
-const struct event_case event_chaos = { "chaos", UFFDWP_FEATURE_EVENT_REMOVE, NULL, run_chaos,
-					/* what was moved once could not come again */
-					true };
+const struct event_case event_chaos = {
+	.name = "chaos",
+	.features = UFFDWP_FEATURE_EVENT_REMOVE,
+	.run = run_chaos,
+	.copies = true, /* what was moved once could not come again */
+};
 
 /* ---- munmap ---- */
 
@@ -328,5 +337,8 @@ static void run_unmap(struct events *e)
 	events_calm(e);
 }
 
-const struct event_case event_unmap = { "munmap", UFFDWP_FEATURE_EVENT_UNMAP, NULL, run_unmap,
-					false };
+const struct event_case event_unmap = {
+	.name = "munmap",
+	.features = UFFDWP_FEATURE_EVENT_UNMAP,
+	.run = run_unmap,
+};

@@ -57,6 +57,7 @@ static void after(struct test *c, struct uffdwp *h, struct uffdwp_region *r, uin
 	if (serve == UFFDWP_SERVE_CALLER)
 		CHECK_EQ(uffdwp_dispatch(h), -EIO);
 	CHECK_EQ(uffdwp_sweep(r, (uintptr_t)c->t->mem.addr, c->t->mem.size, NULL), -ECANCELED);
+	CHECK_EQ(uffdwp_protect(r, (uintptr_t)c->t->mem.addr, c->t->mem.size, NULL), -ECANCELED);
 	CHECK_EQ(uffdwp_region_remove(r), 0);
 	CHECK_EQ(uffdwp_error(h), -EIO);
 }

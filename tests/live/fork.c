@@ -17,15 +17,17 @@ struct test {
 	struct uffdwp *h;
 	struct uffdwp *_Atomic child;
 	struct uffdwp_region *r, *child_region;
+	char *saved; /* of the child's memory */
 };
 
 static int on_write(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
 {
 	struct test *c = ctx;
 
-	(void)f;
 	atomic_fetch_add(r == c->r ? &c->calls : &c->other, 1);
-	return 0;
+	if (r == c->r || !c->saved)
+		return 0;
+	return uffdwp_read(r, f->addr, c->saved + f->offset, f->len, NULL);
 }
 
 static const struct uffdwp_ops ops = { .sz = sizeof(ops), .write = on_write };
@@ -185,6 +187,7 @@ static void serve_child(struct test *c, pid_t pid)
 		live_msleep(1);
 	p.fd = uffdwp_fd(child);
 	CHECK(p.fd >= 0);
+	CHECK_EQ(uffdwp_set_pid(child, pid), 0);
 	c->child_region = uffdwp_region_find(child, (uintptr_t)c->t->mem.addr);
 	CHECK(c->child_region && c->child_region != c->r);
 	CHECK_EQ(uffdwp_region_len(c->child_region), c->t->mem.size);
@@ -205,12 +208,16 @@ static void followed(struct live *t)
 					     mem_wp_features(t->mem.kind),
 				 .forked = on_fork,
 				 .forked_arg = &c };
+	char *before = malloc(t->mem.size);
 	struct uffdwp_stats st;
 	pid_t pid;
 
+	c.saved = calloc(1, t->mem.size);
+	CHECK(before && c.saved);
 	c.h = live_open_opts(&o);
 	c.r = live_region(t, c.h, UFFDWP_MODE_WP, 1, &ops, &c);
 	live_fill(t->mem.addr, t->mem.size, t->seed);
+	memcpy(before, t->mem.addr, t->mem.size);
 	live_protect(t, c.r);
 	pid = fork();
 	if (!pid) {
@@ -222,6 +229,7 @@ static void followed(struct live *t)
 	CHECK_EQ(atomic_load(&c.forks), 1);
 	CHECK_EQ(atomic_load(&c.other), t->pages);
 	CHECK_EQ(atomic_load(&c.calls), 0);
+	CHECK_EQ(memcmp(c.saved, before, t->mem.size), 0);
 	write_all(t);
 	CHECK_EQ(atomic_load(&c.calls), t->pages);
 	CHECK_EQ(atomic_load(&c.other), t->pages);
@@ -229,6 +237,8 @@ static void followed(struct live *t)
 	CHECK_EQ(st.fork, 1);
 	CHECK_EQ(uffdwp_error(c.h), 0);
 	CHECK_EQ(uffdwp_close(c.h), 0);
+	free(before);
+	free(c.saved);
 }
 
 /* Nobody asked for the child: it writes freely, and the parent is served as before. */

@@ -244,6 +244,25 @@ static void *read_first(void *arg)
 	return NULL;
 }
 
+/* In the handler of a signal the access is tried again and again until somebody has placed the page. */
+static void later_sigbus(struct live *t)
+{
+	struct uffdwp_ops later_ops = { .sz = sizeof(later_ops), .missing = defer };
+	struct uffdwp *h = open_for(t, UFFDWP_SERVE_SIGBUS);
+	struct uffdwp_region *r;
+	pthread_t reader;
+	struct test c;
+
+	setup(&c, t);
+	r = live_region(t, h, UFFDWP_MODE_MISSING, 1, &later_ops, &c);
+	live_thread(&reader, read_first, &c);
+	live_until(&c.later, 10);
+	CHECK_EQ(uffdwp_copy(r, (uintptr_t)t->mem.addr, c.src, t->page, 0, NULL), 0);
+	live_join(reader);
+	CHECK_EQ(uffdwp_close(h), 0);
+	teardown(&c);
+}
+
 static void later_and_wake(struct live *t)
 {
 	struct uffdwp_ops later_ops = { .sz = sizeof(later_ops), .missing = defer };
@@ -285,6 +304,7 @@ static const struct live_case cases[] = {
 	{ "zero-armed/sigbus", zero_armed_sigbus, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
 	{ "defaults", defaults, KINDS_ALL, 0, 0 },
 	{ "eexist", eexist, KINDS_ALL, 0, 0 },
+	{ "later/sigbus", later_sigbus, KINDS_ALL, 0, 0 },
 	{ "later-and-wake", later_and_wake, KINDS_ALL, 0, 0 },
 };
 

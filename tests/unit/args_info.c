@@ -92,6 +92,8 @@ END_TEST
 START_TEST(fd_and_dispatch)
 {
 	static const uint32_t serves[] = { UFFDWP_SERVE_THREADS, UFFDWP_SERVE_SIGBUS };
+	struct uffdwp_opts o = { .serve = UFFDWP_SERVE_CALLER, .blocking = 1 };
+	struct uffdwp *h;
 	struct args a;
 
 	for (int i = 0; i < 2; i++) {
@@ -101,6 +103,10 @@ START_TEST(fd_and_dispatch)
 		ck_assert_int_eq(uffdwp_error(a.h), 0);
 		args_close(&a);
 	}
+	o.sz = sizeof(o);
+	ck_assert_int_eq(uffdwp_open(&h, &o), 0);
+	ck_assert_int_eq(uffdwp_fd(h), -EOPNOTSUPP);
+	ck_assert_int_eq(uffdwp_close(h), 0);
 	args_open(&a);
 	ck_assert_int_ge(uffdwp_fd(a.h), 0);
 	ck_assert_int_eq(uffdwp_fd(a.h), uffdwp_fd(a.h));

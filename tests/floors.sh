@@ -23,16 +23,6 @@ export LC_ALL=C
 tmp=$(mktemp -d) || exit 99
 trap 'rm -rf "$tmp"' EXIT
 
-# Prints the floor of a file, or nothing.
-floor() {
-	awk -v file="$1" 'BEGIN { stem = file; sub(/\.[cho]$/, "", stem); sub(/\.o$/, ".c", file) }
-		{ for (i = 2; i <= NF; i++) {
-			if ($i == file) own = $1
-			if ($i == stem) both = $1
-		} }
-		END { if (own != "") print own; else if (both != "") print both }' <<<"$floors"
-}
-
 # "FROM TO" for each include of one of the library's files by another.
 include_edges() {
 	local f
@@ -44,36 +34,39 @@ include_edges() {
 
 # "FROM TO SYMBOL" for each symbol that one object needs and another one has.
 symbol_edges() {
-	local o
-	for o in "$1"/*.o; do
-		nm -g --defined-only "$o" | awk -v o="${o##*/}" 'NF == 3 { print "D", o, $3 }'
-	done >"$tmp/symbols"
-	for o in "$1"/*.o; do
-		nm -u "$o" | awk -v o="${o##*/}" '{ print "U", o, $NF }'
-	done >>"$tmp/symbols"
-	awk '$1 == "D" { at[$3] = $2; next } $3 in at { print $2, at[$3], $3 }' "$tmp/symbols"
+	{ nm -A -g --defined-only "$1"/*.o && nm -A -u "$1"/*.o; } | sed 's|^[^:]*/||; s/:/ /' |
+		awk '$(NF - 1) !~ /^[Uw]$/ { at[$NF] = $1; next } $NF in at { print $1, at[$NF], $NF }'
 }
+
+# The first file is the table of floors, then come "FROM TO [SYMBOL]" lines.
+# shellcheck disable=SC2016 # the $ are for awk
+upwards='
+function floor(file, stem) {
+	sub(/\.o$/, ".c", file)
+	stem = file
+	sub(/\.[ch]$/, "", stem)
+	return file in at ? at[file] : stem in at ? at[stem] : -1
+}
+NR == FNR { for (i = 2; i <= NF; i++) at[$i] = $1; next }
+floor($1) < 0 { print $1 " is on no floor" }
+floor($2) < 0 { print $1 " reaches " $2 ", which is on no floor" }
+floor($1) < floor($2) {
+	print $1, "(floor " floor($1) ") reaches up to", $2, "(floor " floor($2) ")" ($3 ? " for " $3 : "")
+}'
 
 # check SOURCES OBJECTS: prints what is wrong; fails if anything is.
 check() {
-	local bad=0 from to what a b f loop
+	local bad=0 f loop
+	# A file that nothing includes must have its floor too.
 	for f in "$1"/*.[ch]; do
-		if [ -z "$(floor "${f##*/}")" ]; then
-			echo "${f##*/} is on no floor"
-			bad=1
-		fi
-	done
-	{ include_edges "$1" && symbol_edges "$2"; } >"$tmp/edges"
-	while read -r from to what; do
-		a=$(floor "$from") b=$(floor "$to")
-		if [ -z "$b" ]; then
-			echo "$from includes $to, which is on no floor"
-			bad=1
-		elif [ "${a:-0}" -lt "$b" ]; then
-			echo "$from (floor $a) reaches up to $to (floor $b) ${what:+for $what}"
-			bad=1
-		fi
-	done <"$tmp/edges"
+		echo "${f##*/} ${f##*/}"
+	done >"$tmp/edges"
+	{ include_edges "$1" && symbol_edges "$2"; } >>"$tmp/edges"
+	awk "$upwards" <(echo "$floors") "$tmp/edges" | sort -u >"$tmp/wrong"
+	if [ -s "$tmp/wrong" ]; then
+		cat "$tmp/wrong"
+		bad=1
+	fi
 	# A header and its source are one thing here: a circle through both is a circle.
 	loop=$(awk '{ sub(/\..*/, "", $1); sub(/\..*/, "", $2); if ($1 != $2) print $1, $2 }' \
 		"$tmp/edges" | sort -u | tsort 2>&1 >/dev/null | sed 's/^tsort: //; s/^-: //' | tr '\n' ' ')

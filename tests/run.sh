@@ -142,7 +142,7 @@ for src in tests/unit/*.c tests/live/*.c examples/*.c; do
 done
 
 for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
-	run "uffd-stress bounce $mem" 60 "$BUILD/uffd-stress" bounce --mem=$mem --size=4M --bounces=2
+	run "uffd-stress bounce $mem" 60 "$BUILD/uffd-stress" bounce --mem=$mem --size=4M --bounces=16
 	run "uffd-stress sigbus $mem" 60 "$BUILD/uffd-stress" sigbus --mem=$mem --size=4M --bounces=2
 	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=4M --bounces=2
 done

@@ -159,6 +159,9 @@ void probe_watch(struct probe_area *a, enum mem_kind kind, unsigned int pages, u
 /* Filled, registered for write protection, all of it protected. */
 void probe_arm(struct probe_area *a, enum mem_kind kind, unsigned int pages, uint64_t features);
 
+/* Protects it, and looks whether that is so. */
+void probe_protect_all(const struct probe_area *a);
+
 static inline char *probe_at(const struct probe_area *a, size_t i)
 {
 	return a->p + i * a->page;

@@ -48,7 +48,13 @@ void probe_arm(struct probe_area *a, enum mem_kind kind, unsigned int pages, uin
 	probe_fill(a);
 	a->fd = probe_uffd(features | mem_wp_features(kind));
 	probe_must_register(a->fd, a->p, a->len, UFFDIO_REGISTER_MODE_WP);
+	probe_protect_all(a);
+}
+
+void probe_protect_all(const struct probe_area *a)
+{
 	probe_protect_range(a->fd, a->p, a->len);
+	PROBE_CHECK(probe_is_wp(a->p), "protecting it sets no bit");
 }
 
 const char *probe_source(const struct probe_area *a, unsigned char byte)

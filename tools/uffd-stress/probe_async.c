@@ -229,7 +229,7 @@ static void markers(PROBE_ARGS)
 	n = written(&a);
 	PROBE_CHECK(n == (hugetlb ? 0 : a.len / a.page), "%zu pages are written before protecting",
 		    n);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	PROBE_CHECK(written(&a) == 0, "%zu pages are written after protecting", written(&a));
 	touch(&a, 1);
 	probe_silent(a.fd);
@@ -345,7 +345,7 @@ static void other_process(PROBE_ARGS)
 		probe_fill(&a);
 		a.fd = probe_uffd(ASYNC | mem_wp_features(kind));
 		probe_must_register(a.fd, a.p, a.len, UFFDIO_REGISTER_MODE_WP);
-		probe_protect_range(a.fd, a.p, a.len);
+		probe_protect_all(&a);
 		touch(&a, 2);
 		c = write(go[1], "g", 1) == 1 ? 0 : 1;
 		for (;;)
@@ -373,7 +373,7 @@ static void any_file(PROBE_ARGS)
 	a.page = (size_t)getpagesize();
 	a.fd = probe_uffd(ASYNC | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
 	probe_must_register(a.fd, a.p, a.len, UFFDIO_REGISTER_MODE_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	PROBE_CHECK(written(&a) == 0, "the page is written");
 	touch(&a, 0);
 	PROBE_CHECK(written(&a) == 1, "the write is not reported");
@@ -384,7 +384,7 @@ static void implies_unpopulated(PROBE_ARGS)
 	struct probe_area a;
 
 	probe_watch(&a, kind, 2, ASYNC, UFFDIO_REGISTER_MODE_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	PROBE_CHECK(probe_is_wp(a.p), "the page was not marked");
 }
 

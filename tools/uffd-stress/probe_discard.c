@@ -95,7 +95,7 @@ static void missing_again(PROBE_ARGS)
 	a.fd = probe_uffd(mem_wp_features(kind) | mem_missing_features(kind));
 	probe_must_register(a.fd, a.p, a.len,
 			    UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	dontneed(&a, (int)row->arg);
 	r = probe_read(a.p);
 	probe_fault_message(a.fd, a.p, 0);

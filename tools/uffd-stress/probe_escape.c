@@ -120,7 +120,7 @@ static void uring_fixed(PROBE_ARGS)
 	probe_expect_err(probe_uring_pin(&u, a.p, a.page), 0, "IORING_REGISTER_BUFFERS");
 	a.fd = probe_uffd(mem_wp_features(kind));
 	probe_must_register(a.fd, a.p, a.len, UFFDIO_REGISTER_MODE_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	n = probe_uring_read(&u, fd, a.p, 4096, 1);
 	PROBE_CHECK(n == 4096, "the read gave %ld", n);
 	unseen(&a);

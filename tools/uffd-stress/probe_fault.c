@@ -191,7 +191,7 @@ static void user_mode_only(PROBE_ARGS)
 		probe_unsupported("UFFD_USER_MODE_ONLY: %s", strerror(errno));
 	probe_expect_err(probe_handshake(a.fd, mem_wp_features(kind), &api), 0, "UFFDIO_API");
 	probe_must_register(a.fd, a.p, a.len, REG_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	efault(&a);
 	probe_caught(&a, 0);
 }
@@ -237,7 +237,7 @@ static void before_cow(PROBE_ARGS)
 	share_by_fork();
 	probe_caught(&a, 0);
 	probe_release_range(a.fd, a.p, a.len);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	probe_caught(&a, 1);
 }
 

@@ -45,10 +45,9 @@ static void unprotected(PROBE_ARGS)
 	struct probe_area dst, src;
 
 	watch(&dst, &src, kind, row->arg);
-	probe_protect_range(dst.fd, dst.p, dst.len);
 	probe_must_register(dst.fd, src.p, src.len, UFFDIO_REGISTER_MODE_WP);
-	probe_protect_range(dst.fd, src.p, src.len);
-	probe_release_range(dst.fd, dst.p, dst.page);
+	src.fd = dst.fd;
+	probe_protect_all(&src);
 	probe_expect_err(probe_move_pages(dst.fd, dst.p, src.p, dst.page, 0, NULL), 0,
 			 "UFFDIO_MOVE");
 	probe_escapes(&dst, 0);
@@ -59,7 +58,7 @@ static void marked(PROBE_ARGS)
 	struct probe_area dst, src;
 
 	watch(&dst, &src, kind, row->arg);
-	probe_protect_range(dst.fd, dst.p, dst.len);
+	probe_protect_all(&dst);
 	probe_expect_err(probe_move_pages(dst.fd, dst.p, src.p, dst.page, 0, NULL), -EEXIST,
 			 "UFFDIO_MOVE");
 }
@@ -124,7 +123,7 @@ static void anonymous_only(PROBE_ARGS)
 			 "UFFDIO_MOVE");
 }
 
-#define NEEDS (UFFD_FEATURE_MOVE | UFFD_FEATURE_WP_UNPOPULATED)
+#define MARKERS UFFD_FEATURE_WP_UNPOPULATED
 
 static const struct probe_row rows[] = {
 	{ .id = "move.moves",
@@ -139,7 +138,7 @@ static const struct probe_row rows[] = {
 	  .since = "6.8",
 	  .library = "uffdwp_move() of a protected page is -EOPNOTSUPP: uffdwp_copy() can place "
 		     "it.",
-	  .needs = NEEDS,
+	  .needs = UFFD_FEATURE_MOVE,
 	  .kinds = PROBE_ANON,
 	  .check = unprotected },
 	{ .id = "move.marker",
@@ -147,8 +146,8 @@ static const struct probe_row rows[] = {
 	  .since = "6.8",
 	  .library = "uffdwp_move() of a protected page is -EOPNOTSUPP: uffdwp_copy() can place "
 		     "it.",
-	  .needs = NEEDS,
-	  .arg = UFFD_FEATURE_WP_UNPOPULATED,
+	  .needs = UFFD_FEATURE_MOVE | MARKERS,
+	  .arg = MARKERS,
 	  .kinds = PROBE_ANON,
 	  .check = marked },
 	{ .id = "move.exists",

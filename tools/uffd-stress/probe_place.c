@@ -166,7 +166,7 @@ static void copy_marker(PROBE_ARGS)
 	struct probe_area a;
 
 	watch_both(&a, kind, 2, row->arg);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	must_copy(&a, 0, 7, 0);
 	must_copy(&a, 1, 7, COPY_WP);
 	probe_escapes(&a, 0);
@@ -179,7 +179,7 @@ static void zero_marker(PROBE_ARGS)
 	int64_t done = 0;
 
 	watch_both(&a, kind, 1, row->arg);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	probe_expect_err(probe_zero(a.fd, a.p, a.page, 0, &done), -EEXIST, "UFFDIO_ZEROPAGE");
 	PROBE_CHECK(done == -EEXIST, "zeropage is %lld, expected -EEXIST", (long long)done);
 	PROBE_CHECK(probe_is_wp(a.p), "the protection is gone");
@@ -191,7 +191,7 @@ static void zero_erases(PROBE_ARGS)
 	struct probe_area a;
 
 	watch_both(&a, kind, 1, row->arg);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	probe_expect_err(probe_zero(a.fd, a.p, a.page, 0, NULL), 0, "UFFDIO_ZEROPAGE");
 	probe_escapes(&a, 0);
 }
@@ -275,7 +275,7 @@ static void continue_marker(PROBE_ARGS)
 	struct probe_area a;
 
 	watch_minor(&a, kind, 2);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	probe_expect_err(probe_continue(a.fd, a.p, a.page, 0, NULL), 0, "UFFDIO_CONTINUE");
 	probe_expect_err(probe_continue(a.fd, probe_at(&a, 1), a.page, UX_CONTINUE_MODE_WP, NULL),
 			 0, "UFFDIO_CONTINUE with WP");
@@ -305,7 +305,7 @@ static void poison_marker(PROBE_ARGS)
 	struct probe_area a;
 
 	watch_both(&a, kind, 1, UFFD_FEATURE_POISON | row->arg);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	probe_expect_err(probe_poison(a.fd, a.p, a.page, NULL), -EEXIST, "UFFDIO_POISON");
 }
 

@@ -234,7 +234,7 @@ static void marker(PROBE_ARGS)
 	struct probe_area a;
 
 	probe_watch(&a, kind, 2, row->arg, REG_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	probe_caught(&a, 1);
 }
 
@@ -243,7 +243,7 @@ static void marker_read(PROBE_ARGS)
 	struct probe_area a;
 
 	probe_watch(&a, kind, 1, row->arg, REG_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	PROBE_CHECK(probe_done(probe_read(a.p)) == 0, "the page does not read as zeros");
 	probe_silent(a.fd);
 	probe_caught(&a, 0);
@@ -255,7 +255,7 @@ static void marker_pagemap(PROBE_ARGS)
 	struct probe_area a;
 
 	probe_watch(&a, kind, 1, row->arg, REG_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	e = probe_pagemap(a.p);
 	if (!(PROBE_BIT(kind) & PROBE_HUGETLB))
 		want |= UX_PM_SWAPPED;
@@ -269,7 +269,7 @@ static void marker_missing(PROBE_ARGS)
 	struct probe_job *w;
 
 	probe_watch(&a, kind, 1, row->arg | mem_missing_features(kind), REG_WP | REG_MISSING);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	w = probe_write(a.p);
 	probe_fault_message(a.fd, a.p, UFFD_PAGEFAULT_FLAG_WRITE);
 	probe_expect_err(probe_copy(a.fd, a.p, probe_source(&a, 1), a.page, UFFDIO_COPY_MODE_WP,
@@ -288,7 +288,7 @@ static void zero_page(PROBE_ARGS)
 	probe_watch(&a, kind, 4, 0, REG_WP);
 	for (i = 0; i < a.len / a.page; i++)
 		probe_get(probe_at(&a, i));
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	probe_caught(&a, 1);
 	PROBE_CHECK(!probe_get(probe_at(&a, 2)), "the zero page was written");
 }
@@ -300,7 +300,7 @@ static void populate_read(PROBE_ARGS)
 	probe_watch(&a, kind, 4, 0, REG_WP);
 	if (madvise(a.p, a.len, MADV_POPULATE_READ))
 		probe_unsupported("MADV_POPULATE_READ: %s", strerror(errno));
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	probe_caught(&a, 1);
 }
 

@@ -90,7 +90,7 @@ static void swap_protect(PROBE_ARGS)
 	a.fd = probe_uffd(mem_wp_features(kind));
 	probe_must_register(a.fd, a.p, a.len, UFFDIO_REGISTER_MODE_WP);
 	i = page_out(&a);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	PROBE_CHECK(is_swapped(probe_at(&a, i)), "protecting read it in");
 	probe_release_range(a.fd, probe_at(&a, i), a.page);
 	probe_escapes(&a, i);
@@ -255,7 +255,7 @@ static void khugepaged_leaves(PROBE_ARGS)
 	map_collapsible(&control, kind);
 	a.fd = probe_uffd(mem_wp_features(kind));
 	probe_must_register(a.fd, a.p, a.len, UFFDIO_REGISTER_MODE_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	allow_huge(&a);
 	allow_huge(&control);
 	wait_collapse(&control);
@@ -324,7 +324,7 @@ static void ksm(PROBE_ARGS)
 	memset(control.p, 0x5a, control.len);
 	a.fd = probe_uffd(0);
 	probe_must_register(a.fd, a.p, a.len, UFFDIO_REGISTER_MODE_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	if (!frame(a.p))
 		probe_unsupported("pagemap shows no frame numbers, which takes CAP_SYS_ADMIN");
 	if (madvise(a.p, a.len, MADV_MERGEABLE) || madvise(control.p, control.len, MADV_MERGEABLE))

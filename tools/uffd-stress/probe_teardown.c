@@ -46,7 +46,7 @@ static void unregister_wakes(PROBE_ARGS)
 	probe_fill(&a);
 	a.fd = probe_uffd(mem_wp_features(kind) | mem_missing_features(kind));
 	probe_must_register(a.fd, a.p, a.len, REG_WP | REG_MISSING);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	w = sleeping_writer(&a);
 	probe_expect_err(probe_unregister(a.fd, a.p, a.len), 0, "UFFDIO_UNREGISTER");
 	probe_done(w);
@@ -87,7 +87,7 @@ static void strands(PROBE_ARGS)
 	probe_fill(&a);
 	a.fd = probe_uffd(mem_wp_features(kind) | mem_missing_features(kind));
 	probe_must_register(a.fd, a.p, a.len, REG_WP);
-	probe_protect_range(a.fd, a.p, a.len);
+	probe_protect_all(&a);
 	err = probe_register(a.fd, a.p, a.len, REG_MISSING, NULL);
 	if (err == -EBUSY) {
 		probe_note("this kernel refuses it (EBUSY)");

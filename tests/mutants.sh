@@ -1,0 +1,129 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# Proves that uffd-stress finds what it is there to find: each mutant is one bug put into a
+# copy of the sources, of the library or of the tool itself, and the named command must then fail with
+# a wrong result (exit 1: a count, a byte, or its watchdog), while it passes without.
+#
+#	tests/mutants.sh [NAME]...	all mutants, or those named
+#
+# A patch that does not apply any more is an error of this script (99), not a mutant found.
+
+set -u
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+work=$(mktemp -d) || exit 99
+trap 'rm -rf "$work"' EXIT
+trap 'exit 99' HUP INT TERM
+
+bad() {
+	printf 'mutants: %s\n' "$*" >&2
+	exit 99
+}
+
+# Ways in which a mutant can be seen, as few bounces as show it. --watchdog: what hangs, hangs.
+bounce="bounce --mem=anon --size=2M --bounces=24 --watchdog=4"
+shmem="bounce --mem=shmem --size=2M --bounces=24 --watchdog=4"
+racing="bounce --mem=anon --size=2M --modes=racing,poll+racing,random,poll,verify --duration=8 --watchdog=4"
+sigbus="sigbus --mem=anon --size=1M --watchdog=4"
+signals="bounce --mem=anon --size=2M --serve=sigbus --modes=racing,random --duration=8 --watchdog=4"
+events="events --mem=shmem --size=1M --watchdog=4"
+
+# name | file | command | what is wrong | sed program
+mutants() {
+	cat <<'END'
+no-protection|libuffdwp/sys.c|bounce|write protection is switched off altogether|s/= on ? UFFDIO_WRITEPROTECT_MODE_WP : 0/= 0/; s/wp ? UFFDWP__COPY_WP : 0/0/
+no-explicit|libuffdwp/sys.c|bounce|the explicit call protects nothing|s/= on ? UFFDIO_WRITEPROTECT_MODE_WP : 0/= 0/
+no-copy-wp|libuffdwp/sys.c|bounce|pages are placed unprotected|s/wp ? UFFDWP__COPY_WP : 0/0/
+no-marker|libuffdwp/place.c|shmem|a page protected before it was there comes unprotected|s/bool wp = keep && (protect || [^;]*;/bool wp = keep \&\& protect;/
+one-reprotect|tools/uffd-stress/bounce_threads.c|bounce|one page is not protected again|s/uint64_t len = (to - from) \* b->page/uint64_t len = (to - from - 1) * b->page/
+last-reprotect|libuffdwp/sys.c|shmem|the last page of each protect call is left out|/^int uffdwp__sys_writeprotect/,/^}/s/{ addr, len }, *$/{ addr, on \&\& len > 4096 ? len - 4096 : len },/
+one-copy|tools/uffd-stress/bounce_ops.c|bounce|one page is copied from its neighbour|s/bounce_page(b, b->src, nr), b->page, flags/bounce_page(b, b->src, nr == 77 ? 78 : nr), b->page, flags/
+one-bit|tools/uffd-stress/bounce_ops.c|bounce|one bit of one page is copied wrongly|s/^\trc = uffdwp_copy(r, to, bounce_page(b, b->src, nr), b->page, flags/\tstatic _Thread_local char wrong[4096];\n\n\tmemcpy(wrong, bounce_page(b, b->src, nr), sizeof(wrong));\n\twrong[3000] ^= nr == 7;\n\trc = uffdwp_copy(r, to, wrong, b->page, flags/
+early-release|libuffdwp/call.c|bounce|pages are released before their operation|s/^\t\tret = r->ops.write(r, f, r->ctx);/\t\tuffdwp__writeprotect(r->h, f->addr, f->len, r->kernel_page, false, \&(uint64_t){ 0 });\n&/
+shared-claim|libuffdwp/bitmap.c|racing|a page in an operation is claimed again|s/return s >= UFFDWP__BUSY ? UFFDWP__BUSY : s;/return s >= UFFDWP__BUSY ? UFFDWP__ARMED : s;/
+no-claim|libuffdwp/fault.c|racing|a fault on a released page calls the operation again|s/if (likely(was == UFFDWP__ARMED)) {/if (was != UFFDWP__BUSY) {/
+books-free|libuffdwp/call.c|bounce|protected pages are booked as free|s/on ? UFFDWP__ARMED : UFFDWP__FREE);/UFFDWP__FREE);/
+lost-message|libuffdwp/fault.c|bounce|one message in some hundred is dropped|s/^\tunsigned int i = b->n++;/\tstatic _Atomic unsigned int dropped;\n\tunsigned int i;\n\n\tif (++dropped % 300 == 0)\n\t\treturn;\n\ti = b->n++;/
+contended-wake|libuffdwp/piece.c|racing|who waits for a page in another call is not woken|s/^\tif (uffdwp__pages_unlock(&r->pages, p->first + i, n, state))/\tuffdwp__pages_unlock(\&r->pages, p->first + i, n, state);\n\tif (0)/
+eexist-wake|libuffdwp/place.c|events|who waits for a page that is there is not woken|/^static void page_found/,/^}/s/^\tuffdwp__wake/\tif (0)\n\t\tuffdwp__wake/
+leaked-fd|libuffdwp/handle.c|bounce|closing leaves the descriptor open|s/^\( *\t*\)uffdwp__sys_close(h->fd);/\1;/
+stats|libuffdwp/call.c|bounce|pages given to operations are counted wrongly|s/uffdwp__count(st, COUNT_OP_PAGES, n);/uffdwp__count(st, COUNT_OP_PAGES, n + 1);/
+no-stash|libuffdwp/piece.c|events|who waits for an event reads none, and nobody else can|s/^\tuffdwp__stash_fill(h);//
+foreign|libuffdwp/sigbus.c|sigbus|a foreign SIGBUS is swallowed|s/^\t\tpass_on(sig, info, uc);/\t\t(void)pass_on;/
+sigbus-twice|libuffdwp/bitmap.c|signals|signals claim a page that is in an operation|s/return s >= UFFDWP__BUSY ? UFFDWP__BUSY : s;/return s >= UFFDWP__BUSY ? UFFDWP__ARMED : s;/
+END
+}
+
+run_tool() {
+	timeout 60 "$work/build/uffd-stress" "$@" --no-progress >"$work/out" 2>&1
+}
+
+make_tool() {
+	make -s -j2 -C "$work" BUILD=build build/uffd-stress >"$work/make.out" 2>&1 ||
+		{ cat "$work/make.out" >&2; bad "$1: does not compile"; }
+}
+
+command_of() {
+	case $1 in
+	bounce) echo "$bounce" ;;
+	shmem) echo "$shmem" ;;
+	racing) echo "$racing" ;;
+	signals) echo "$signals" ;;
+	sigbus) echo "$sigbus" ;;
+	events) echo "$events" ;;
+	*) bad "no command $1" ;;
+	esac
+}
+
+# One mutant: patch, build, run, put back. Prints whether it was found.
+try() {
+	name=$1 file=$2 command=$3 what=$4 program=$5
+	[ -f "$work/$file" ] || bad "$name: no file $file"
+	cp -p "$work/$file" "$work/original"
+	sed "$program" "$work/original" >"$work/$file"
+	cmp -s "$work/original" "$work/$file" && bad "$name: its patch does not apply to $file"
+	make_tool "$name"
+	# shellcheck disable=SC2046 # words are meant to be split
+	run_tool $(command_of "$command")
+	status=$?
+	cp "$work/original" "$work/$file"
+	if [ "$status" -eq 1 ]; then
+		printf 'found    %-15s %s\n' "$name" "$what"
+		found=$((found + 1))
+	else
+		printf 'MISSED   %-15s %s (exit %s)\n' "$name" "$what" "$status"
+		cat "$work/out"
+		missed=$((missed + 1))
+	fi
+}
+
+wanted() {
+	[ "$#" -eq 1 ] && return 0
+	name=$1
+	shift
+	for arg; do
+		[ "$arg" = "$name" ] && return 0
+	done
+	return 1
+}
+
+for arg; do
+	mutants | grep -q "^$arg|" || { echo "mutants: no mutant $arg" >&2; exit 2; }
+done
+cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" "$work/" || exit 99
+make_tool unmutated
+for command in bounce shmem racing signals sigbus events; do
+	# shellcheck disable=SC2046
+	run_tool $(command_of "$command")
+	status=$?
+	[ "$status" -eq 77 ] && { cat "$work/out"; exit 77; }
+	[ "$status" -eq 0 ] || { cat "$work/out"; bad "unmutated $command fails with $status"; }
+done
+found=0 missed=0
+mutants >"$work/list"
+while IFS='|' read -r name file command what program; do
+	wanted "$name" "$@" && try "$name" "$file" "$command" "$what" "$program"
+done <"$work/list"
+echo "mutants: $found found, $missed missed"
+[ "$missed" -eq 0 ]

@@ -322,7 +322,7 @@ static void ksm(PROBE_ARGS)
 	probe_map(&control, kind, 2);
 	memset(a.p, 0x5a, a.len);
 	memset(control.p, 0x5a, control.len);
-	a.fd = probe_uffd(0);
+	a.fd = probe_uffd(mem_wp_features(kind));
 	probe_must_register(a.fd, a.p, a.len, UFFDIO_REGISTER_MODE_WP);
 	probe_protect_all(&a);
 	if (!frame(a.p))
@@ -398,7 +398,7 @@ static const struct probe_row rows[] = {
 	  .since = "5.7",
 	  .library = "none: madvise(MADV_UNMERGEABLE) what you protect. Said in the header's "
 		     "caveats.",
-	  .kinds = PROBE_BIT(MEM_ANON),
+	  .kinds = PROBE_BIT(MEM_ANON) | PROBE_PRIVATE,
 	  .secs = 30,
 	  .check = ksm },
 	{ .id = "reclaim.ksm-unmergeable",

@@ -218,6 +218,26 @@ static void sigbus_user(PROBE_ARGS)
 	PROBE_CHECK(!probe_touch(a.p, true), "a write to the released page gave a signal");
 }
 
+static void sigbus_blocked(PROBE_ARGS)
+{
+	struct probe_area a;
+	sigset_t set;
+	int status;
+	pid_t pid = probe_fork();
+
+	if (!pid) {
+		sigemptyset(&set);
+		sigaddset(&set, SIGBUS);
+		sigprocmask(SIG_BLOCK, &set, NULL);
+		probe_arm(&a, kind, 1, UFFD_FEATURE_SIGBUS);
+		probe_touch(a.p, true);
+		_exit(0);
+	}
+	PROBE_CHECK(probe_ends(pid, &status), "the writer hangs");
+	PROBE_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS, "the writer ended with %#x",
+		    (unsigned int)status);
+}
+
 /* ---- Copy-on-write ---- */
 
 /* A child that shares all pages with this process until it is killed. */
@@ -424,6 +444,13 @@ static const struct probe_row rows[] = {
 	  .needs = UFFD_FEATURE_SIGBUS,
 	  .kinds = PROBE_ALL,
 	  .check = sigbus_user },
+	{ .id = "fault.sigbus-blocked",
+	  .promise = "Where SIGBUS is blocked, it kills the process, whatever handler there is.",
+	  .since = "4.14",
+	  .library = "none possible. Said in uffdwp(7).",
+	  .needs = UFFD_FEATURE_SIGBUS,
+	  .kinds = PROBE_BIT(MEM_ANON) | PROBE_SHMEM,
+	  .check = sigbus_blocked },
 	{ .id = "fault.before-cow",
 	  .promise = "After fork, a write to a page that is shared is caught before it is copied, "
 		     "whether it was protected before the fork or after.",

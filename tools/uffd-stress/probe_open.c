@@ -231,6 +231,16 @@ static void fork_needs_ptrace(PROBE_ARGS)
 			 "UFFDIO_API without the capability");
 }
 
+static void syscall_needs_ptrace(PROBE_ARGS)
+{
+	bool may = probe_number(SYSCTL);
+	int fd;
+
+	probe_expect_err(drop_ptrace(), 0, "dropping CAP_SYS_PTRACE");
+	fd = by_syscall(O_CLOEXEC);
+	PROBE_CHECK(may ? fd >= 0 : fd == -EPERM, "without CAP_SYS_PTRACE: %d", fd);
+}
+
 static void blocking_poll(PROBE_ARGS)
 {
 	int fd = probe_descriptor(0);
@@ -335,6 +345,11 @@ static const struct probe_row rows[] = {
 	  .since = "5.11",
 	  .library = "UFFDWP_FAULTS_ANY falls back to user mode and says so.",
 	  .check = plain_user },
+	{ .id = "open.syscall-ptrace",
+	  .promise = "Where vm.unprivileged_userfaultfd is 0, catching the kernel's faults by the "
+		     "system call needs CAP_SYS_PTRACE, and no other capability of root's.",
+	  .since = "5.2",
+	  .check = syscall_needs_ptrace },
 	{ .id = "open.unknown-flag",
 	  .promise = "An unknown flag of the system call is EINVAL.",
 	  .since = "4.3",

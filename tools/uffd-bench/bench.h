@@ -92,7 +92,6 @@ struct row {
 	const char *target; /* "<=1.05", or NULL when the row only informs */
 	double limit;
 	const char *writers_on, *ours_on, *theirs_on; /* CPUs, in words */
-	const char *note;			      /* ends the table's line; may be NULL */
 };
 
 /* True if the target, if there is one, was met. Prints a table's line, or a line of JSON. */

@@ -82,13 +82,13 @@ static const struct fault_case cases[] = {
 	  .pattern = PATTERN_SEQ,
 	  .placement = true,
 	  .entrants = { EVERY_PLACEMENT } },
-	{ .name = "placement unpinned",
+	{ .name = "placement free",
 	  .serve = SERVE_THREADS,
 	  .pattern = PATTERN_SEQ,
 	  .crowd = CROWD_UNPINNED,
 	  .placement = true,
 	  .entrants = { EVERY_PLACEMENT } },
-	{ .name = "placement crowded",
+	{ .name = "placement full",
 	  .serve = SERVE_THREADS,
 	  .pattern = PATTERN_SEQ,
 	  .crowd = CROWD_DOUBLE,
@@ -218,18 +218,22 @@ static unsigned int best_fixed(const struct contest *c)
 	return found;
 }
 
+static double us(const struct uffdwp_hist *h, double percent)
+{
+	return (double)uffdwp_hist_percentile(h, percent) / 1e3;
+}
+
 static void print_latency(const struct chosen *ch, const struct contest *c)
 {
 	const struct uffdwp_stats *st = &c->stats;
 	const struct uffdwp_hist *h = &st->latency;
 
-	report_note(ch->o->json,
-		    "    ours, read to resolved: p50 %.1f p99 %.1f p99.9 %.1f max %.1f us; "
-		    "%.2f faults a read, %.2f pages an ioctl\n",
-		    (double)uffdwp_hist_percentile(h, 50) / 1e3,
-		    (double)uffdwp_hist_percentile(h, 99) / 1e3,
-		    (double)uffdwp_hist_percentile(h, 99.9) / 1e3, (double)h->max / 1e3,
-		    st->reads ? (double)st->write / (double)st->reads : 0,
+	report_note(ch->o->json, "    latency us: p50 %.1f p99 %.1f p99.9 %.1f max %.0f; ",
+		    us(h, 50), us(h, 99), us(h, 99.9), (double)h->max / 1e3);
+	if (st->reads)
+		report_note(ch->o->json, "%.2f faults a read, ",
+			    (double)st->write / (double)st->reads);
+	report_note(ch->o->json, "%.2f pages a release\n",
 		    st->resolves ? (double)st->op_pages / (double)st->resolves : 0);
 }
 

@@ -106,12 +106,13 @@ static void write_some(const struct mem *m, atomic_ulong *served)
 static void print(const struct bench_opts *o, const struct usage *before,
 		  const struct usage *opened, const struct usage *after)
 {
-	double ours = (double)(after->dirty - before->dirty), theirs = (double)WATCHED;
+	double ours = (double)((after->dirty - before->dirty) >> 10);
+	double theirs = (double)(WATCHED >> 10);
 	struct row row = { .bench = "fault",
 			   .name = case_name,
 			   .serve = "threads",
-			   .peer = "memory watched",
-			   .unit = "bytes",
+			   .peer = "KiB watched",
+			   .unit = "KiB",
 			   .ours = &ours,
 			   .theirs = &theirs,
 			   .rounds = 1,

@@ -47,7 +47,7 @@ static struct spread spread_of_ratios(const struct row *r)
 	return spread_of(ratio, r->rounds);
 }
 
-/* Enough digits for a share of 0.00006, and no more than a reader wants of 1.03. */
+/* Three digits, and a share of 0.00006 as 6.0e-05. */
 static const char *ratio_text(char *buf, size_t size, double v)
 {
 	snprintf(buf, size,
@@ -96,22 +96,26 @@ static void print_json(const struct row *r, const struct spread *ours, const str
 	fflush(stdout);
 }
 
+static const char *verdict(const struct row *r, bool ok)
+{
+	if (!r->target)
+		return "";
+	return ok ? " ok" : " MISS";
+}
+
 static void print_line(const struct row *r, const struct spread *ours, const struct spread *theirs,
 		       const struct spread *ratio, bool ok)
 {
-	char mid[16], min[16], max[16], range[34], cpus[48];
+	char mid[16], min[16], max[16], range[34] = "-", cpus[48];
 
-	snprintf(range, sizeof(range), "%s-%s", ratio_text(min, sizeof(min), ratio->min),
-		 ratio_text(max, sizeof(max), ratio->max));
+	ratio_text(min, sizeof(min), ratio->min);
+	ratio_text(max, sizeof(max), ratio->max);
+	if (r->rounds > 1)
+		snprintf(range, sizeof(range), "%s-%s", min, max);
 	snprintf(cpus, sizeof(cpus), "%s/%s/%s", r->writers_on, r->ours_on, r->theirs_on);
-	printf("%-22s %-18s %9.0f %9.0f %6s %-10s %-11s %-7s %s\n", r->name, r->peer, ours->median,
+	printf("%-22s %-18s %7.0f %7.0f %6s %-10s %-11s %7s%s\n", r->name, r->peer, ours->median,
 	       theirs->median, ratio_text(mid, sizeof(mid), ratio->median), range, cpus,
-	       r->target ? r->target : "-",
-	       !r->target ? ""
-	       : ok	  ? "ok"
-			  : "MISS");
-	if (r->note)
-		printf("%s\n", r->note);
+	       r->target ? r->target : "-", verdict(r, ok));
 	fflush(stdout);
 }
 
@@ -131,7 +135,7 @@ void report_header(const char *title, bool json)
 	if (json)
 		return;
 	printf("%s\n", title);
-	printf("%-22s %-18s %9s %9s %6s %-10s %-11s %-7s\n", "case", "against", "ours", "theirs",
+	printf("%-22s %-18s %7s %7s %6s %-10s %-11s %7s\n", "case", "against", "ours", "theirs",
 	       "ratio", "min-max", "cpus w/o/t", "target");
 	fflush(stdout);
 }

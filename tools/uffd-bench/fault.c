@@ -9,7 +9,7 @@
 
 #include "side.h"
 
-#define NEIGHBOURS 64
+#define NEIGHBOURS 128
 
 struct entrant {
 	const struct side_kind *kind;

@@ -351,6 +351,7 @@ static void other_process(PROBE_ARGS)
 		for (;;)
 			pause();
 	}
+	close(go[1]); /* so that the read ends if the child does */
 	PROBE_CHECK(read(go[0], &c, 1) == 1, "the child failed");
 	s.ret = UX_PAGE_IS_WRITTEN;
 	s.vec = vec;

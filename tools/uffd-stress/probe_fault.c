@@ -365,6 +365,7 @@ static void kill_sleeper(PROBE_ARGS)
 			*a.p = 1;
 		_exit(1);
 	}
+	close(ready[1]); /* so that the read ends if the child does */
 	PROBE_CHECK(read(ready[0], &c, 1) == 1, "the child did not start");
 	probe_nap(20);
 	kill(pid, SIGKILL);

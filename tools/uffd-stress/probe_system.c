@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/swap.h>
 #include <unistd.h>
@@ -73,6 +74,18 @@ _Noreturn static void guard(int gone)
 	_exit(0);
 }
 
+/* One check at a time changes the system, or one would keep what another has set. */
+static void lock_system(void)
+{
+	int fd = open("/sys/kernel/mm", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		probe_unsupported("/sys/kernel/mm: %s", strerror(errno));
+	/* The guard shares the lock, so it lasts until everything is undone. */
+	while (flock(fd, LOCK_EX) && errno == EINTR)
+		;
+}
+
 /* Until the guard is out of the group the runner could kill it, so the check waits for that. */
 static void guard_start(void)
 {
@@ -80,6 +93,9 @@ static void guard_start(void)
 	char c;
 	pid_t pid;
 
+	if (undos)
+		return;
+	lock_system();
 	undos = mmap(NULL, MAX_UNDO * sizeof(*undos), PROT_READ | PROT_WRITE,
 		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	PROBE_CHECK(undos != MAP_FAILED, "mmap: %s", strerror(errno));
@@ -106,8 +122,6 @@ static void undo_later(enum undo_kind kind, const char *path, const char *value)
 {
 	struct undo *u;
 
-	if (!undos)
-		guard_start();
 	PROBE_CHECK(n_undos < MAX_UNDO, "too many changes");
 	u = &undos[n_undos++];
 	snprintf(u->path, sizeof(u->path), "%s", path);
@@ -140,6 +154,7 @@ void probe_setting(const char *path, const char *value)
 	char old[128];
 	int err;
 
+	guard_start();
 	read_setting(path, old, sizeof(old));
 	if (!strcmp(old, value))
 		return;
@@ -239,6 +254,7 @@ void probe_swap(void)
 {
 	int err;
 
+	guard_start();
 	if (swap_is_on())
 		return;
 	err = swap_on_file();

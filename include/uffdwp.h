@@ -141,7 +141,8 @@ struct uffdwp_opts {
 	 * With UFFDWP_FEATURE_EVENT_FORK: called in a serving thread with a new handle
 	 * for the forked child, which this process serves with uffdwp_dispatch(), and
 	 * closes. Its regions are at the same addresses with the same operations; find them
-	 * with uffdwp_region_find(). Every page of theirs counts as protected. NULL: children
+	 * with uffdwp_region_find(). Every page of theirs counts as protected. fork(2) sleeps until
+	 * the event is read, with glibc's malloc locked: who serves must not allocate before that. NULL: children
 	 * are left alone, their memory is unprotected.
 	 */
 	void (*forked)(struct uffdwp *parent, struct uffdwp *child, void *arg);
@@ -233,8 +234,12 @@ struct uffdwp_fault {
 
 enum uffdwp_event_kind {
 	UFFDWP_EVENT_REMAP = 1, /* mremap(2) done; the region is at its new address already */
-	UFFDWP_EVENT_REMOVE,	/* discard begins; the content may be gone already */
-	UFFDWP_EVENT_UNMAP,	/* munmap(2) done; a region with nothing left gets no more faults */
+	/*
+	 * A discard begins; the content may be gone already. Anonymous memory loses its protection with it; its pages count
+	 * as protected still, and an operation may get them later with newer content.
+	 */
+	UFFDWP_EVENT_REMOVE,
+	UFFDWP_EVENT_UNMAP, /* munmap(2) done; a region with nothing left gets no more faults */
 };
 
 struct uffdwp_event {
@@ -343,7 +348,8 @@ int uffdwp_unprotect(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint6
 
 /*
  * Call the write operation for each page that is still protected, then release it: what a
- * background saver does. done counts up to the last page looked at. -ECANCELED: the handle failed.
+ * background saver does. done counts up to the last page looked at. In a region with MISSING a page
+ * that was never there is placed first, by its own operation: another thread must serve that fault. -ECANCELED: the handle failed.
  */
 int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);
 

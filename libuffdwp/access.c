@@ -52,16 +52,16 @@ UFFDWP_PUBLIC int uffdwp_read(struct uffdwp_region *r, uint64_t addr, void *buf,
 {
 	int err = uffdwp__check_range(r, addr, len, done);
 	uintptr_t mem;
-	uint64_t got = 0;
+	uint64_t offset, got = 0;
 
 	if (err || !buf)
 		return err ? err : -EINVAL;
 	mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
+	offset = uffdwp__offset_of(r, addr);
+	if (offset > r->size || len > r->size - offset)
+		return -ENOENT;
 	if (likely(mem)) {
-		copy_memory(buf,
-			    (const char *)mem +
-				    (addr - atomic_load_explicit(&r->base, memory_order_relaxed)),
-			    len);
+		copy_memory(buf, (const char *)mem + offset, len);
 		got = len;
 	} else if (!r->h->pid) {
 		return -EOPNOTSUPP;

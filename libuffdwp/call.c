@@ -170,7 +170,9 @@ int uffdwp__release(struct uffdwp_region *r, uint64_t first, uint64_t n, struct 
 
 	/* Counted before anybody runs on, so that a program at rest has its exact numbers. */
 	uffdwp__count(st, COUNT_RESOLVES, 1);
-	err = uffdwp__writeprotect(r->h, addr, n << r->shift, r->kernel_page, false, &done);
+	err = uffdwp__sys_writeprotect(r->h->fd, addr, n << r->shift, false);
+	if (unlikely(err))
+		err = uffdwp__writeprotect(r->h, addr, n << r->shift, r->kernel_page, false, &done);
 	if (likely(!err)) {
 		uffdwp__pages_unlock(&r->pages, first, n, UFFDWP__FREE);
 		return 0;
@@ -210,12 +212,38 @@ int uffdwp__deliver(struct uffdwp_region *r, uint64_t first, uint64_t n, struct 
 
 /* ---- Sweep, release, discard ---- */
 
+static uint64_t armed_run(const struct uffdwp_region *r, uint64_t i, uint64_t max)
+{
+	uint64_t n = 0;
+
+	while (n < max && uffdwp__pages_get(&r->pages, i + n) == UFFDWP__ARMED)
+		n++;
+	return n;
+}
+
+/*
+ * Where pages may be missing, the operation must not be the first to read one: the fault would wait for the page,
+ * and who places it for the operation. In user mode, so that it is served in each way of serving.
+ */
+static void make_present(struct uffdwp_region *r, uint64_t first, uint64_t n)
+{
+	uint64_t addr = uffdwp__addr_of(r, first);
+	char byte;
+
+	if (!(r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR)))
+		return;
+	for (uint64_t pos = 0; pos < n << r->shift; pos += r->kernel_page)
+		uffdwp_read(r, addr + pos, &byte, 1, NULL);
+}
+
 static int sweep_one(struct uffdwp_region *r, uint64_t i, uint64_t end, struct uffdwp__wait *w,
 		     uint64_t *next)
 {
 	struct uffdwp_fault f = { .worker = UFFDWP_NO_WORKER };
-	uint64_t n = uffdwp__pages_claim(&r->pages, i, min_u64(end - i, r->run));
+	uint64_t n = min_u64(end - i, r->run);
 
+	make_present(r, i, armed_run(r, i, n));
+	n = uffdwp__pages_claim(&r->pages, i, n);
 	*next = i + n;
 	if (n) {
 		w->count = 0;
@@ -241,6 +269,8 @@ UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t 
 		return -EOPNOTSUPP;
 	first = i = uffdwp__page_of(r, addr);
 	end = first + (len >> r->shift);
+	if (!uffdwp__in_pages(r, first, end - first))
+		return -ENOENT;
 	slot = uffdwp__serving_begin(r->h);
 	while (!err && (i = uffdwp__pages_next(&r->pages, i, end)) < end)
 		err = sweep_one(r, i, end, &w, &i);
@@ -264,6 +294,8 @@ UFFDWP_PUBLIC int uffdwp_release(struct uffdwp_region *r, uint64_t addr, uint64_
 		return -EOPNOTSUPP;
 	first = uffdwp__page_of(r, addr);
 	n = len >> r->shift;
+	if (!uffdwp__in_pages(r, first, n))
+		return -ENOENT;
 	for (uint64_t i = 0; i < n; i++)
 		if (uffdwp__pages_get(&r->pages, first + i) < UFFDWP__BUSY)
 			return -EINVAL;

@@ -206,39 +206,105 @@ void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r)
 
 /* ---- The stash ---- */
 
+/* Events are numbered in the order in which they are read, in a field that the kernel leaves zero. */
+static int read_numbered(struct uffdwp *h, struct uffd_msg *msg, uint32_t max)
+{
+	int n = uffdwp__sys_read(h->fd, msg, max);
+
+	for (int i = 0; i < n; i++)
+		if (msg[i].event != UFFD_EVENT_PAGEFAULT)
+			msg[i].reserved3 = ++h->events_read;
+	return n;
+}
+
+/* Under the lock: kick is readable exactly while there is a stash, or the pool stops. */
+static void unkick(struct uffdwp *h)
+{
+	uffdwp__sys_eventfd_clear(h->kick);
+	/* seq_cst: pairs with the store in uffdwp__pool_stop(), which kicks after it. */
+	if (atomic_load_explicit(&h->stopping, memory_order_seq_cst))
+		uffdwp__sys_eventfd_add(h->kick);
+}
+
 void uffdwp__stash_fill(struct uffdwp *h)
 {
 	uint32_t n;
-	int got;
+	int got = 0;
 
 	if (!h->stash)
 		return;
 	pthread_mutex_lock(&h->stash_lock);
-	n = atomic_load_explicit(&h->stashed, memory_order_relaxed);
+	n = h->stashed;
 	if (!n)
 		h->stash_head = 0;
-	got = h->stash_head + n < UFFDWP__STASH
-		      ? uffdwp__sys_read(h->fd, h->stash + h->stash_head + n,
-					 UFFDWP__STASH - h->stash_head - n)
-		      : 0;
+	if (h->stash_head + n < UFFDWP__STASH)
+		got = read_numbered(h, h->stash + h->stash_head + n,
+				    UFFDWP__STASH - h->stash_head - n);
 	if (got > 0)
-		atomic_store_explicit(&h->stashed, n + (uint32_t)got, memory_order_relaxed);
-	pthread_mutex_unlock(&h->stash_lock);
-	if (got > 0)
+		h->stashed = n + (uint32_t)got;
+	if (got > 0 && !n)
 		uffdwp__sys_eventfd_add(h->kick);
+	pthread_mutex_unlock(&h->stash_lock);
 }
 
-unsigned int uffdwp__stash_take(struct uffdwp *h, struct uffd_msg *msg, unsigned int max)
+static int stash_take(struct uffdwp *h, struct uffd_msg *msg, uint32_t max)
+{
+	uint32_t n = (uint32_t)min_u64(h->stashed, max);
+
+	memcpy(msg, h->stash + h->stash_head, n * sizeof(*msg));
+	h->stash_head += n;
+	h->stashed -= n;
+	if (!h->stashed)
+		unkick(h);
+	return (int)n;
+}
+
+int uffdwp__take(struct uffdwp *h, struct uffd_msg *msg, unsigned int max)
+{
+	int n;
+
+	if (likely(!h->stash))
+		return uffdwp__sys_read(h->fd, msg, max);
+	pthread_mutex_lock(&h->stash_lock);
+	n = h->stashed ? stash_take(h, msg, max) : read_numbered(h, msg, max);
+	pthread_mutex_unlock(&h->stash_lock);
+	return n;
+}
+
+void uffdwp__stash_close(struct uffdwp *h)
+{
+	for (uint32_t i = 0; i < h->stashed; i++)
+		if (h->stash[h->stash_head + i].event == UFFD_EVENT_FORK)
+			uffdwp__sys_close((int)h->stash[h->stash_head + i].arg.fork.ufd);
+	uffdwp__sys_free(h->stash, UFFDWP__STASH * sizeof(*h->stash));
+}
+
+/* ---- The order of events ---- */
+
+void uffdwp__events_turn(struct uffdwp *h, uint32_t number)
+{
+	/* Acquire: pairs with the release in uffdwp__events_done(). */
+	for (unsigned int n = 0;
+	     atomic_load_explicit(&h->events_done, memory_order_acquire) + 1 != number; n++)
+		uffdwp__pause(n);
+}
+
+void uffdwp__events_done(struct uffdwp *h, uint32_t number)
+{
+	atomic_store_explicit(&h->strays, 0, memory_order_relaxed);
+	atomic_store_explicit(&h->events_done, number, memory_order_release);
+}
+
+/* Reads all that is pending first: what happened before now is in the number. */
+uint32_t uffdwp__events_now(struct uffdwp *h)
 {
 	uint32_t n;
 
-	if (likely(!atomic_load_explicit(&h->stashed, memory_order_relaxed)))
+	if (!h->stash)
 		return 0;
+	uffdwp__stash_fill(h);
 	pthread_mutex_lock(&h->stash_lock);
-	n = (uint32_t)min_u64(atomic_load_explicit(&h->stashed, memory_order_relaxed), max);
-	memcpy(msg, h->stash + h->stash_head, n * sizeof(*msg));
-	h->stash_head += n;
-	atomic_fetch_sub_explicit(&h->stashed, n, memory_order_relaxed);
+	n = h->events_read;
 	pthread_mutex_unlock(&h->stash_lock);
 	return n;
 }

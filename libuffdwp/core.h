@@ -19,6 +19,10 @@
  *
  * The stash: calls meet EAGAIN until somebody has read the events that are pending. Any thread that meets it
  * reads messages into the stash itself, so no thread depends on another one, which may be waiting too.
+ *
+ * Events change the books in the order in which they were read, whoever serves them: each has a number, and waits
+ * for its turn. A region knows the number of the last event before it was added: those are not about it, though the
+ * addresses may be the same.
  */
 #ifndef UFFDWP_CORE_H
 #define UFFDWP_CORE_H
@@ -53,12 +57,13 @@ struct uffdwp_region {
 	/* These change by events only, under the lock: what is left of the region, and where its page 0 is. */
 	_Atomic uint64_t addr, len, base;
 	_Atomic uintptr_t mem; /* of page 0; 0: can not be read directly */
+	uint64_t size;	       /* when it was added: from base on */
 	uint64_t page_size;    /* one page state stands for so much */
 	uint64_t kernel_page;  /* the kernel faults and places so much */
 	unsigned int shift;    /* of page_size */
 	uint32_t mode, run;
 	bool mem_is_addr;
-	bool anonymous;	   /* known only where it matters, see needs_kind() */
+	uint32_t born;	   /* the last event before it was added */
 	bool populate;	   /* before protecting */
 	_Atomic bool gone; /* all of it was unmapped; on the handle's list until it is removed */
 	struct uffdwp_region *next_gone;
@@ -90,13 +95,16 @@ struct uffdwp {
 	_Atomic uintptr_t servers[UFFDWP__SERVERS]; /* pthread_self() of who is in operations now */
 
 	_Alignas(64) pthread_mutex_t stash_lock;
-	_Atomic uint32_t stashed; /* may be read without the lock, as a hint */
-	uint32_t stash_head;
+	uint32_t stashed, stash_head;
+	uint32_t events_read;	/* which numbers them */
 	struct uffd_msg *stash; /* UFFDWP__STASH of them, only where events are on */
+	_Atomic uint32_t events_done;
+	_Atomic uint32_t strays; /* since the last event */
+	_Atomic bool stopping;	 /* the pool */
 
 	struct uffdwp__stats stats; /* of who is not in the pool */
 	struct uffdwp__pool *pool;
-	int kick;	  /* eventfd: look into the stash, or stop */
+	int kick;	  /* eventfd: there is a stash, or the pool stops */
 	bool blocking;	  /* callers wait in read(2) */
 	uint32_t refused; /* 1 + the thread whose start hook refused */
 	int epoll;	  /* what uffdwp_fd() gives, -1 unless callers serve */
@@ -148,9 +156,17 @@ void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r);
 void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r);
 void uffdwp__synchronize(struct uffdwp *h);
 
-/* The stash. */
+/* Messages: from the stash if there are any, else read, without waiting. Their number, 0 when none, or -errno. */
+int uffdwp__take(struct uffdwp *h, struct uffd_msg *msg, unsigned int max);
+
+/* Reads what is pending into the stash, so that who waits for events to be read need not wait for another thread. */
 void uffdwp__stash_fill(struct uffdwp *h);
-unsigned int uffdwp__stash_take(struct uffdwp *h, struct uffd_msg *msg, unsigned int max);
+void uffdwp__stash_close(struct uffdwp *h);
+
+/* Waits until every event before this one was carried out; says that this one was; the last that was read. */
+void uffdwp__events_turn(struct uffdwp *h, uint32_t number);
+void uffdwp__events_done(struct uffdwp *h, uint32_t number);
+uint32_t uffdwp__events_now(struct uffdwp *h);
 
 /* Copies an option struct of the caller's size into ours: 0, -EINVAL, -E2BIG. */
 int uffdwp__opts(void *to, size_t to_size, const void *from, size_t min_size);

@@ -21,9 +21,15 @@
 #include "util.h"
 
 struct change {
-	uint32_t kind;
+	uint32_t kind, number;
 	uint64_t start, end, to;
 };
+
+/* Whether a region was there when the event was read. */
+static bool concerns(const struct change *c, const struct uffdwp_region *r)
+{
+	return (int32_t)(c->number - r->born) > 0;
+}
 
 static void tell(struct uffdwp *h, struct uffdwp_region *r, const struct uffdwp_event *e)
 {
@@ -78,23 +84,6 @@ static void trim(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint
 		set_range(h, r, addr, start - addr);
 }
 
-/* Discarding anonymous memory drops its protection, and nothing is left to save. Other memory keeps its markers. */
-static void forget(struct uffdwp_region *r, uint64_t start, uint64_t end)
-{
-	uint64_t base = atomic_load_explicit(&r->base, memory_order_relaxed);
-	uint64_t i = (start - base) >> r->shift, stop = (end - base) >> r->shift;
-
-	if (!r->anonymous)
-		return;
-	while ((i = uffdwp__pages_next(&r->pages, i, stop)) < stop) {
-		uint64_t n = uffdwp__pages_claim(&r->pages, i, stop - i);
-
-		if (n && uffdwp__pages_unlock(&r->pages, i, n, UFFDWP__FREE))
-			uffdwp__sys_wake(r->h->fd, base + (i << r->shift), n << r->shift);
-		i += n ? n : 1;
-	}
-}
-
 /* ---- One region ---- */
 
 /* A part that moved away alone is nobody's: what it is told to the operation is the last of it. */
@@ -126,7 +115,7 @@ static bool next_region(struct uffdwp *h, const struct change *c, uint64_t *curs
 	pthread_mutex_lock(&h->lock);
 	t = atomic_load_explicit(&h->table, memory_order_relaxed);
 	for (uint32_t i = 0; i < t->n && !r; i++) {
-		if (t->e[i].start >= c->end || t->e[i].end <= *cursor)
+		if (t->e[i].start >= c->end || t->e[i].end <= *cursor || !concerns(c, t->e[i].r))
 			continue;
 		r = t->e[i].r;
 		e.addr = max_u64(t->e[i].start, c->start);
@@ -140,8 +129,6 @@ static bool next_region(struct uffdwp *h, const struct change *c, uint64_t *curs
 	pthread_mutex_unlock(&h->lock);
 	if (r)
 		tell(h, r, &e);
-	if (r && c->kind == UFFDWP_EVENT_REMOVE && r->pages.n)
-		forget(r, e.addr, e.addr + e.len);
 	if (r && c->kind == UFFDWP_EVENT_REMAP && !e.whole)
 		abandon(r, e.to, e.len);
 	uffdwp__leave(h, phase);
@@ -177,30 +164,41 @@ static void forked(struct uffdwp *h, int fd)
 	h->forked(h, child, h->forked_arg);
 }
 
-void uffdwp__serve_event(struct uffdwp *h, struct uffdwp__stats *st, const struct uffd_msg *m)
+static void carry_out(struct uffdwp *h, struct uffdwp__stats *st, const struct uffd_msg *m)
 {
+	struct change c = { .number = m->reserved3 };
+
 	switch (m->event) {
 	case UFFD_EVENT_FORK:
 		uffdwp__count(st, COUNT_FORK, 1);
 		forked(h, (int)m->arg.fork.ufd);
-		break;
+		return;
 	case UFFD_EVENT_REMAP:
 		uffdwp__count(st, COUNT_REMAP, 1);
-		for_each(h,
-			 (struct change){ UFFDWP_EVENT_REMAP, m->arg.remap.from,
-					  m->arg.remap.from + m->arg.remap.len, m->arg.remap.to });
+		c.kind = UFFDWP_EVENT_REMAP;
+		c.start = m->arg.remap.from;
+		c.end = m->arg.remap.from + m->arg.remap.len;
+		c.to = m->arg.remap.to;
+		/* What was there is unmapped; with EVENT_UNMAP that is told later, which is too late. */
+		for_each(h, (struct change){ UFFDWP_EVENT_UNMAP, c.number, c.to,
+					     c.to + m->arg.remap.len, 0 });
 		break;
 	case UFFD_EVENT_REMOVE:
-		uffdwp__count(st, COUNT_REMOVE, 1);
-		for_each(h, (struct change){ UFFDWP_EVENT_REMOVE, m->arg.remove.start,
-					     m->arg.remove.end, 0 });
-		break;
 	case UFFD_EVENT_UNMAP:
-		uffdwp__count(st, COUNT_UNMAP, 1);
-		for_each(h, (struct change){ UFFDWP_EVENT_UNMAP, m->arg.remove.start,
-					     m->arg.remove.end, 0 });
+		uffdwp__count(st, m->event == UFFD_EVENT_REMOVE ? COUNT_REMOVE : COUNT_UNMAP, 1);
+		c.kind = m->event == UFFD_EVENT_REMOVE ? UFFDWP_EVENT_REMOVE : UFFDWP_EVENT_UNMAP;
+		c.start = m->arg.remove.start;
+		c.end = m->arg.remove.end;
 		break;
 	default: /* a newer kernel's, which was not asked for */
-		break;
+		return;
 	}
+	for_each(h, c);
+}
+
+void uffdwp__serve_event(struct uffdwp *h, struct uffdwp__stats *st, const struct uffd_msg *m)
+{
+	uffdwp__events_turn(h, m->reserved3);
+	carry_out(h, st, m);
+	uffdwp__events_done(h, m->reserved3);
 }

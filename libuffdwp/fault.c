@@ -17,7 +17,8 @@
 
 /* A sequential writer has this many released pages behind it before the ones ahead are released with its fault. */
 #define BEHIND_MIN 4
-/* With EVENT_REMAP a fault may come before the event that tells whose it is: so often it is sent back first. */
+/* With EVENT_REMAP a fault may come before the event that tells whose it is: so often it is sent back first,
+ * counted from the last event. */
 #define STRAY_RETRIES 1000
 /* Batches of which one is timed: two looks at the clock are two percent of a fault. */
 #define SAMPLE 8
@@ -34,6 +35,11 @@ struct batch {
 
 /* ---- Write faults ---- */
 
+static bool is_write(const struct fault *f)
+{
+	return f->flags & UFFD_PAGEFAULT_FLAG_WP;
+}
+
 /*
  * How many pages to release with this fault: those that faulted with it; or, for a writer that
  * comes from the pages before, as many as it has behind it. A random writer rarely has, until there
@@ -45,6 +51,9 @@ static uint64_t window(const struct uffdwp_region *r, uint64_t page, uint64_t wa
 
 	if (r->run == 1)
 		return 1;
+	/* Pages that were never there may be protected too, and reading one would be a fault of its own. */
+	if (r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR))
+		return min_u64(r->run, want);
 	behind = uffdwp__pages_behind(&r->pages, page, r->run);
 	return min_u64(r->run, behind >= BEHIND_MIN ? max_u64(want, behind) : want);
 }
@@ -123,27 +132,44 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 
 /* ---- Faults of nobody ---- */
 
-/* Of a region that was removed, or moves just now. Nobody may stay asleep. */
+/* Memory that a mapping grew by, or left behind, stays registered, and belongs to no region. */
+__cold static void disown(struct uffdwp *h, uint64_t addr)
+{
+	static const uint64_t sizes[] = { 0, UINT64_C(2) << 20, UINT64_C(1) << 30 };
+	uint64_t base = uffdwp__sys_page_size();
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		uint64_t size = sizes[i] ? sizes[i] : base;
+
+		if (!uffdwp__sys_unregister(h->fd, addr & ~(size - 1), size))
+			return;
+	}
+}
+
+/*
+ * A fault in no region. The event that says whose it is may be on its way, so it is sent back first; another
+ * process's memory may get its region yet. Else nobody will ever serve it: nobody may stay asleep.
+ */
 __cold static void stray(struct uffdwp__server *s, const struct fault *f)
 {
+	struct uffdwp *h = s->h;
 	uint64_t page = uffdwp__sys_page_size(), addr = f->addr & ~(page - 1);
-	bool retry = s->h->features & UFFDWP_FEATURE_EVENT_REMAP &&
-		     ++s->stray_streak < STRAY_RETRIES;
+	uint32_t before = atomic_fetch_add_explicit(&h->strays, 1, memory_order_relaxed);
 
 	uffdwp__count(s->st, COUNT_STRAYS, 1);
-	if (retry)
+	if (h->source == UFFDWP_SOURCE_ADOPTED ||
+	    (h->features & UFFDWP_FEATURE_EVENT_REMAP && before < STRAY_RETRIES)) {
 		uffdwp__sys_yield();
-	else if (f->flags & UFFD_PAGEFAULT_FLAG_WP)
-		uffdwp__sys_writeprotect(s->h->fd, addr, page, false);
-	uffdwp__sys_wake(s->h->fd, addr, page);
+	} else {
+		if (is_write(f))
+			uffdwp__sys_writeprotect(h->fd, addr, page, false);
+		else
+			disown(h, addr);
+	}
+	uffdwp__sys_wake(h->fd, addr, page);
 }
 
 /* ---- A batch ---- */
-
-static bool is_write(const struct fault *f)
-{
-	return f->flags & UFFD_PAGEFAULT_FLAG_WP;
-}
 
 static void insert_sorted(struct batch *b, const struct uffd_msg *m)
 {
@@ -163,9 +189,11 @@ static void count_kinds(struct uffdwp__stats *st, const struct batch *b)
 
 	for (unsigned int i = 0; i < b->n; i++) {
 		write += is_write(&b->f[i]);
-		minor += b->f[i].flags & UFFD_PAGEFAULT_FLAG_MINOR ? 1 : 0;
+		minor += !!(b->f[i].flags & UFFD_PAGEFAULT_FLAG_MINOR);
 	}
 	uffdwp__count(st, COUNT_WRITE, write);
+	if (write == b->n)
+		return;
 	uffdwp__count(st, COUNT_MINOR, minor);
 	uffdwp__count(st, COUNT_MISSING, b->n - write - minor);
 }
@@ -208,7 +236,6 @@ static unsigned int serve_at(struct uffdwp__server *s, const struct batch *b, un
 		stray(s, f);
 		return 1;
 	}
-	s->stray_streak = 0;
 	page = (f->addr - e->base) >> e->r->shift;
 	if (is_write(f) && e->r->pages.n) {
 		uffdwp__serve_write(s, e->r, page, neighbours(b, i, e->r), f->tid, &n);
@@ -247,11 +274,9 @@ int uffdwp__serve(struct uffdwp__server *s)
 {
 	struct uffd_msg msg[UFFDWP_BATCH_MAX];
 	struct batch b;
-	int n = (int)uffdwp__stash_take(s->h, msg, s->h->batch);
+	int n = uffdwp__take(s->h, msg, s->h->batch);
 	uint64_t since;
 
-	if (likely(!n))
-		n = uffdwp__sys_read(s->h->fd, msg, s->h->batch);
 	if (n <= 0)
 		return n;
 	since = uffdwp__sampled(s->st, COUNT_READS, s->h->sample) ? uffdwp__sys_now() : 0;

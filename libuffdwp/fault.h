@@ -11,8 +11,7 @@ struct uffdwp__server {
 	struct uffdwp__stats *st;
 	uint32_t worker;
 	uint32_t last_tid; /* of the threads served last, 0 if unknown */
-	uint32_t stray_streak;
-	uint64_t last_ns; /* how long the last batch that was timed took */
+	uint64_t last_ns;  /* how long the last batch that was timed took */
 };
 
 /* Whether to time this batch: two looks at the clock are some percent of a fault. */

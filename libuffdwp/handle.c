@@ -32,15 +32,6 @@ UFFDWP_PUBLIC const char *uffdwp_version(void)
 
 /* ---- Making and ending ---- */
 
-__cold static void close_stashed(struct uffdwp *h)
-{
-	struct uffd_msg m;
-
-	while (h->stash && uffdwp__stash_take(h, &m, 1))
-		if (m.event == UFFD_EVENT_FORK)
-			uffdwp__sys_close((int)m.arg.fork.ufd);
-}
-
 __cold void uffdwp__destroy(struct uffdwp *h, bool inert)
 {
 	if (inert) {
@@ -52,14 +43,13 @@ __cold void uffdwp__destroy(struct uffdwp *h, bool inert)
 		uffdwp__sigbus_remove(h);
 	}
 	uffdwp__regions_free(h);
-	close_stashed(h);
 	if (h->epoll >= 0)
 		uffdwp__sys_close(h->epoll);
 	if (h->kick >= 0)
 		uffdwp__sys_close(h->kick);
 	if (h->fd >= 0)
 		uffdwp__sys_close(h->fd);
-	uffdwp__sys_free(h->stash, UFFDWP__STASH * sizeof(*h->stash));
+	uffdwp__stash_close(h);
 	uffdwp__sys_free((void *)h->alive, uffdwp__sys_page_size());
 	uffdwp__sys_free(h, sizeof(*h));
 }
@@ -167,8 +157,8 @@ UFFDWP_PUBLIC __cold int uffdwp_close(struct uffdwp *h)
 __cold static int child_region(struct uffdwp *child, const struct uffdwp__entry *e)
 {
 	struct uffdwp_region_opts o = { .sz = sizeof(o),
-					.addr = e->start,
-					.len = e->end - e->start,
+					.addr = e->base,
+					.len = e->r->size,
 					.page_size = e->r->page_size,
 					.mode = e->r->mode,
 					.run = e->r->run,
@@ -179,7 +169,8 @@ __cold static int child_region(struct uffdwp *child, const struct uffdwp__entry 
 
 	if (!r)
 		return -ENOMEM;
-	r->anonymous = e->r->anonymous;
+	r->addr = e->start;
+	r->len = e->end - e->start;
 	uffdwp__table_insert(child, r);
 	return 0;
 }
@@ -242,6 +233,8 @@ UFFDWP_PUBLIC int uffdwp_error(struct uffdwp *h)
 
 __cold static void fill_info(struct uffdwp *h, struct uffdwp_info *i)
 {
+	unsigned int phase;
+
 	i->features = h->features;
 	i->supported = h->supported;
 	i->ioctls = h->ioctls;
@@ -254,9 +247,9 @@ __cold static void fill_info(struct uffdwp *h, struct uffdwp_info *i)
 	i->async = !!(h->features & UFFDWP_FEATURE_WP_ASYNC);
 	i->populates = !(h->features & UFFDWP_FEATURE_WP_UNPOPULATED);
 	i->error = uffdwp__error(h);
-	pthread_mutex_lock(&h->lock);
-	i->regions = atomic_load_explicit(&h->table, memory_order_relaxed)->n;
-	pthread_mutex_unlock(&h->lock);
+	phase = uffdwp__enter(h);
+	i->regions = atomic_load_explicit(&h->table, memory_order_seq_cst)->n;
+	uffdwp__leave(h, phase);
 }
 
 UFFDWP_PUBLIC __cold int uffdwp_info(struct uffdwp *h, struct uffdwp_info *info)
@@ -316,11 +309,7 @@ UFFDWP_PUBLIC int uffdwp_dispatch(struct uffdwp *h)
 	if (h->serve != UFFDWP_SERVE_CALLER)
 		return -EOPNOTSUPP;
 	s.st = &h->stats;
-	if (unlikely(atomic_load_explicit(&h->stashed, memory_order_relaxed)))
-		uffdwp__sys_eventfd_clear(h->kick);
 	n = uffdwp__serve(&s);
-	if (unlikely(atomic_load_explicit(&h->stashed, memory_order_relaxed)))
-		uffdwp__sys_eventfd_add(h->kick);
 	if (unlikely(n < 0))
 		uffdwp__fail(h, n);
 	err = uffdwp__error(h);

@@ -310,7 +310,7 @@ __cold static int adopt_fd(struct uffdwp *h, const struct uffdwp_adopt_opts *a,
 	}
 	/* What the other process obtained is what there is. */
 	h->fd = fd;
-	h->features = a->features & ~o->masked;
+	h->features = a->features & ~(o->masked & ~UFFDWP__EVENTS);
 	if (o->required & ~h->features)
 		FAIL(-EOPNOTSUPP,
 		     "opts.required: %s is not in features 0x%llx of the other process",
@@ -330,6 +330,12 @@ __cold static int check_adopt(const struct uffdwp_adopt_opts *a, const struct uf
 	if (o->serve == UFFDWP_SERVE_SIGBUS)
 		FAIL(-EOPNOTSUPP,
 		     "opts.serve: another process's threads can not be served by UFFDWP_SERVE_SIGBUS");
+	if (a->features & UFFDWP_FEATURE_SIGBUS)
+		FAIL(-EINVAL, "features 0x%llx: with SIGBUS there are no messages to serve",
+		     (unsigned long long)a->features);
+	if (a->features & UFFDWP__EVENTS && o->blocking)
+		FAIL(-EINVAL, "features 0x%llx: EVENT_* can not be with opts.blocking",
+		     (unsigned long long)a->features);
 	return check_opts(o);
 }
 

@@ -69,40 +69,47 @@ int uffdwp__check_pages(const struct uffdwp_region *r, uint64_t addr, uint64_t l
 {
 	int err = uffdwp__check_range(r, addr, len, done);
 
-	if (!err && ((addr | len) & (r->page_size - 1)))
+	/* A region of huge granules may have moved to where they are not aligned any more. */
+	if (!err && ((uffdwp__offset_of(r, addr) | len) & (r->page_size - 1)))
 		err = -EINVAL;
 	return err;
 }
 
 /* ---- Locking a piece of a range ---- */
 
-/* Locks as much as can be from addr on, at least a page; waits for a page that is BUSY. */
-int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr,
-		       uint64_t len)
+/* False: the first page is BUSY. */
+static bool lock_some(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr, uint64_t len)
 {
 	uint64_t most = max_u64(UFFDWP__PIECE, r->page_size);
-	struct uffdwp__wait w = { 0 };
 
 	p->r = r;
 	p->addr = addr;
-	p->len = min_u64(len, most - (addr & (most - 1)));
+	p->len = min_u64(len, most - (uffdwp__offset_of(r, addr) & (most - 1)));
 	p->first = uffdwp__page_of(r, addr);
 	p->n = p->len >> r->shift;
 	if (!r->pages.n)
-		return 0;
-	for (;;) {
-		p->n = uffdwp__pages_lock(&r->pages, p->first,
-					  min_u64(p->len >> r->shift, UFFDWP__LOCK_MAX), p->prev);
-		if (p->n)
-			break;
-		if (!uffdwp__wait_busy(&w))
-			return -EBUSY;
+		return true;
+	/* It may have moved since the arguments were checked. */
+	if (!uffdwp__in_pages(r, p->first, p->n)) {
+		p->n = 0;
+		return true;
 	}
+	p->n = uffdwp__pages_lock(&r->pages, p->first, min_u64(p->n, UFFDWP__LOCK_MAX), p->prev);
 	p->len = p->n << r->shift;
-	return 0;
+	return p->n;
 }
 
-/* Gives up n pages from page i of the piece on. */
+int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr,
+		       uint64_t len)
+{
+	struct uffdwp__wait w = { 0 };
+
+	while (!lock_some(p, r, addr, len))
+		if (!uffdwp__wait_busy(&w))
+			return -EBUSY;
+	return p->n ? 0 : -ENOENT;
+}
+
 void uffdwp__piece_unlock(struct uffdwp__piece *p, uint64_t i, uint64_t n, enum uffdwp__state state)
 {
 	struct uffdwp_region *r = p->r;
@@ -118,7 +125,6 @@ bool uffdwp__piece_was_armed(const struct uffdwp__piece *p, uint64_t i)
 	return p->r->pages.n && uffdwp__prev_armed(p->prev, p->first, p->first + i);
 }
 
-/* From page i on back to what they were. */
 void uffdwp__piece_restore(struct uffdwp__piece *p, uint64_t i)
 {
 	for (; i < p->n; i++)

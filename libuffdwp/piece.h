@@ -34,9 +34,20 @@ void uffdwp__wake(struct uffdwp *h, uint64_t addr, uint64_t len);
 int uffdwp__check_range(const struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);
 int uffdwp__check_pages(const struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);
 
+static inline uint64_t uffdwp__offset_of(const struct uffdwp_region *r, uint64_t addr)
+{
+	return addr - atomic_load_explicit(&r->base, memory_order_relaxed);
+}
+
 static inline uint64_t uffdwp__page_of(const struct uffdwp_region *r, uint64_t addr)
 {
-	return (addr - atomic_load_explicit(&r->base, memory_order_relaxed)) >> r->shift;
+	return uffdwp__offset_of(r, addr) >> r->shift;
+}
+
+/* An index is made from an address that was checked before; the region may have moved between. */
+static inline bool uffdwp__in_pages(const struct uffdwp_region *r, uint64_t first, uint64_t n)
+{
+	return first < r->pages.n && n <= r->pages.n - first;
 }
 
 static inline uint64_t uffdwp__addr_of(const struct uffdwp_region *r, uint64_t page)
@@ -51,7 +62,7 @@ struct uffdwp__piece {
 	uint64_t prev[UFFDWP__PREV_WORDS];
 };
 
-/* Locks as much as can be from addr on, at least a page; waits for a page that is BUSY. -EBUSY: in vain. */
+/* Locks as many pages as can be from addr on, at least one; waits for one that is BUSY. -EBUSY: in vain; -ENOENT: it is not there. */
 int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr,
 		       uint64_t len);
 

@@ -74,24 +74,37 @@ static uint64_t same_kind(const struct uffdwp__piece *p, uint64_t i, bool any)
 	return n;
 }
 
-/* Places pages from i on that want the same protection, and unlocks them; what was there stays as it was. */
+/* To the kernel a protected page that was never there is there already, and poison can not replace it. */
+__cold static bool poison_marker(struct uffdwp_region *r, uint64_t addr)
+{
+	uffdwp__sys_unmark(r->h->fd, addr, r->page_size);
+	if (uffdwp__sys_poison(r->h->fd, addr, r->page_size) > 0)
+		return true;
+	uffdwp__sys_writeprotect(r->h->fd, addr, r->page_size, true);
+	return false;
+}
+
+/*
+ * Places pages from i on that want the same protection, and unlocks them; what was there stays as it was.
+ */
 static int place_some(struct uffdwp__piece *p, enum place what, uint64_t src, uint64_t i,
 		      bool protect, uint64_t *done)
 {
 	struct uffdwp_region *r = p->r;
-	bool keep = what != PLACE_POISON;
+	bool keep = what != PLACE_POISON, armed;
 	bool wp = keep && (protect || uffdwp__piece_was_armed(p, i));
 	uint64_t n = same_kind(p, i, protect || !keep);
 	int err = place_run(r, what, p->addr + (i << r->shift), src + (i << r->shift),
 			    n << r->shift, wp, done);
-
 	*done &= ~(r->page_size - 1);
 	n = *done >> r->shift;
 	uffdwp__piece_unlock(p, i, n, wp ? UFFDWP__ARMED : UFFDWP__FREE);
 	if (err != -EEXIST)
 		return err;
-	uffdwp__piece_unlock(p, i + n, 1,
-			     uffdwp__piece_was_armed(p, i + n) ? UFFDWP__ARMED : UFFDWP__FREE);
+	armed = uffdwp__piece_was_armed(p, i + n);
+	if (armed && what == PLACE_POISON && poison_marker(r, p->addr + ((i + n) << r->shift)))
+		armed = false;
+	uffdwp__piece_unlock(p, i + n, 1, armed ? UFFDWP__ARMED : UFFDWP__FREE);
 	page_found(r, p->addr + ((i + n) << r->shift));
 	*done += r->page_size;
 	return 0;

@@ -33,7 +33,7 @@
  *	new -> failed     the thread      start hook refused; likewise, and the pool is stopped by who starts it
  *	running -> ended  the thread      stop is set and kick was written, after the batch at hand
  *
- * stop is set before kick is written and never cleared, and kick is not emptied once it is: every thread sees it.
+ * stop is set before kick is written and never cleared, and kick is not left empty once it is: every thread sees it.
  * Nobody reads messages then; who closes releases every page and thread itself.
  *
  * Placement: a fault costs two context switches if the serving thread runs on the CPU of the thread that
@@ -77,7 +77,6 @@ struct worker {
 
 struct uffdwp__pool {
 	struct uffdwp *h;
-	_Atomic bool stop;
 	int token;
 	pthread_mutex_t start_lock;
 	pthread_cond_t started;
@@ -119,29 +118,29 @@ static void follow(struct worker *w)
 
 /* ---- Serving ---- */
 
-/* Acquire: pairs with the release in uffdwp__pool_stop(). */
+/* seq_cst: see uffdwp__pool_stop(). */
 static bool stopping(const struct worker *w)
 {
-	return atomic_load_explicit(&w->pool->stop, memory_order_acquire);
+	return atomic_load_explicit(&w->pool->h->stopping, memory_order_seq_cst);
 }
 
-/* Until fd is readable, or the stash is filled. False: stop. */
+/*
+ * Until fd is readable, or kick. False: stop. Where poll() does not work (it fails under RLIMIT_NOFILE 0 or 1, as
+ * sandboxes set it), by looking now and then.
+ */
 static bool wait_for(const struct worker *w, int fd)
 {
-	return !stopping(w) && !uffdwp__sys_poll(fd, w->pool->h->kick) && !stopping(w);
+	if (!stopping(w) && uffdwp__sys_poll(fd, w->pool->h->kick))
+		uffdwp__sys_sleep_us(200);
+	return !stopping(w);
 }
 
-/* One batch; all of the stash, for whoever fills it later kicks again. False: nothing was there. */
+/* One batch. False: nothing was there. */
 static bool serve_once(struct worker *w)
 {
 	struct uffdwp *h = w->pool->h;
-	int n;
+	int n = uffdwp__serve(&w->server);
 
-	do {
-		if (unlikely(atomic_load_explicit(&h->stashed, memory_order_relaxed)))
-			uffdwp__sys_eventfd_clear(h->kick);
-		n = uffdwp__serve(&w->server);
-	} while (unlikely(n > 0 && atomic_load_explicit(&h->stashed, memory_order_relaxed)));
 	if (unlikely(n < 0))
 		uffdwp__fail(h, n);
 	/* Relaxed: only advice for the scout. */
@@ -214,13 +213,11 @@ static bool take_token(const struct worker *w)
 
 static void assist(struct worker *w)
 {
-	struct uffdwp *h = w->pool->h;
-
 	while (wait_for(w, w->pool->token)) {
-		if (unlikely(atomic_load_explicit(&h->stashed, memory_order_relaxed)))
-			serve_once(w);
-		if (!take_token(w))
+		if (!take_token(w)) {
+			serve_once(w); /* it was kick */
 			continue;
+		}
 		do {
 			if (!scout(w))
 				return;
@@ -232,8 +229,12 @@ static void assist(struct worker *w)
 static int begin(struct worker *w)
 {
 	struct uffdwp *h = w->pool->h;
+	char name[] = "uffdwp/00";
 	int err = 0;
 
+	name[7] += (char)(w->server.worker / 10);
+	name[8] += (char)(w->server.worker % 10);
+	uffdwp__sys_thread_name(name);
 	uffdwp__sys_affinity_get(&w->allowed, sizeof(w->allowed));
 	if (h->placement == UFFDWP_PLACE_PIN)
 		err = uffdwp__sys_affinity_one(w->cpu);
@@ -299,16 +300,12 @@ __cold static int worker_create(struct worker *w)
 __cold static int start_one(struct uffdwp__pool *p, int cpu)
 {
 	struct worker *w = &p->w[p->n];
-	char name[16] = "uffdwp/";
 	int err;
 
 	worker_init(w, p, p->n, cpu);
 	err = worker_create(w);
 	if (err)
 		return err;
-	name[7] = (char)('0' + p->n / 10);
-	name[8] = (char)('0' + p->n % 10);
-	pthread_setname_np(w->thread, name);
 	p->n++;
 	return 0;
 }
@@ -367,7 +364,8 @@ __cold void uffdwp__pool_stop(struct uffdwp *h)
 
 	if (!p)
 		return;
-	atomic_store_explicit(&p->stop, true, memory_order_release);
+	/* seq_cst, and before the kick: who empties the stash, and with it kick, sees it and kicks again. */
+	atomic_store_explicit(&h->stopping, true, memory_order_seq_cst);
 	uffdwp__sys_eventfd_add(h->kick);
 	for (unsigned int i = 0; i < p->n; i++)
 		pthread_join(p->w[i].thread, NULL);

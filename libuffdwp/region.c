@@ -33,6 +33,7 @@ uffdwp__region_new(struct uffdwp *h, const struct uffdwp_region_opts *o, uint64_
 		 : h->source == UFFDWP_SOURCE_ADOPTED ? 0
 						      : (uintptr_t)o->addr;
 	r->mem_is_addr = r->mem == o->addr && h->source != UFFDWP_SOURCE_ADOPTED;
+	r->size = o->len;
 	r->page_size = o->page_size;
 	r->kernel_page = kernel_page;
 	r->shift = (unsigned int)__builtin_ctzll(o->page_size);
@@ -125,7 +126,7 @@ __cold static bool needs_kind(const struct uffdwp *h, uint32_t mode)
 
 	if (h->source == UFFDWP_SOURCE_ADOPTED || !(mode & UFFDWP_MODE_WP))
 		return false;
-	return (h->features & markers) != markers || h->features & UFFDWP_FEATURE_EVENT_REMOVE;
+	return (h->features & markers) != markers;
 }
 
 __cold static int find_kind(struct uffdwp_region *r, const struct uffdwp_region_opts *o)
@@ -137,7 +138,6 @@ __cold static int find_kind(struct uffdwp_region *r, const struct uffdwp_region_
 		FAIL(-EINVAL, "addr 0x%llx: nothing is mapped there", (unsigned long long)o->addr);
 	if (anonymous < 0)
 		FAIL(anonymous, "/proc/self/maps: can not be read: %s", strerror(-anonymous));
-	r->anonymous = anonymous;
 	if (!anonymous && !(features & UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM))
 		FAIL(-EOPNOTSUPP,
 		     "mode WP on shared or hugetlb memory: needs WP_HUGETLBFS_SHMEM (Linux 5.19)");
@@ -215,6 +215,7 @@ __cold static int add(struct uffdwp *h, struct uffdwp_region *r, const struct uf
 
 	copy.reason = why;
 	copy.reason_size = sizeof(why);
+	r->born = uffdwp__events_now(h);
 	pthread_mutex_lock(&h->lock);
 	err = add_locked(h, r, &copy);
 	pthread_mutex_unlock(&h->lock);
@@ -269,7 +270,12 @@ __cold static void detach(struct uffdwp_region *r)
 	uint64_t addr = atomic_load_explicit(&r->addr, memory_order_relaxed);
 	uint64_t len = atomic_load_explicit(&r->len, memory_order_relaxed);
 
-	if (r->mode & UFFDWP_MODE_WP)
+	/*
+	 * The first waits for operations that still read their pages. It fails at pages held for LATER, and where memory
+	 * was unmapped; then unregistering does the rest, which drops protection since Linux 6.0.
+	 */
+	if (r->mode & UFFDWP_MODE_WP && uffdwp_unprotect(r, addr, len, NULL) &&
+	    !(r->h->features & UFFDWP_FEATURE_WP_UNPOPULATED))
 		uffdwp__unprotect_all(r->h, addr, len, r->kernel_page);
 	uffdwp__sys_unregister(r->h->fd, addr, len);
 	uffdwp__sys_wake(r->h->fd, addr, len);

@@ -27,6 +27,9 @@
 /* So often an access is tried again that should have been resolved: it may be poison, or hugetlb out of pages. */
 #define DOUBTS 16
 
+/* In si_errno, which the kernel leaves zero: the handler that it was passed on to has called ours with it. */
+#define PASSED 0x75666664
+
 enum outcome {
 	FOREIGN,  /* nobody's */
 	PROGRESS, /* resolved */
@@ -46,7 +49,8 @@ static struct {
 	_Atomic uint64_t readers[2];
 	pthread_mutex_t lock; /* the rest */
 	bool installed;
-	struct sigaction before;
+	struct sigaction before; /* the handler that ours replaced last */
+	struct sigaction first;	 /* and at first: where a chain that leads back to ours ends */
 } chain = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* ---- Serving ---- */
@@ -187,15 +191,13 @@ static bool ours(uint64_t addr, const ucontext_t *uc)
 /* ---- The signal ---- */
 
 /* As if the handler before were the handler now. The default action is death; an access that is ignored never ends. */
-static void pass_on(int sig, siginfo_t *info, void *uc)
+static void pass_on(const struct sigaction *to, int sig, siginfo_t *info, void *uc)
 {
-	const struct sigaction *before = &chain.before;
-
-	if (before->sa_flags & SA_SIGINFO) {
-		before->sa_sigaction(sig, info, uc);
-	} else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
-		before->sa_handler(sig);
-	} else if (before->sa_handler == SIG_DFL || info->si_code > 0) {
+	if (to->sa_flags & SA_SIGINFO) {
+		to->sa_sigaction(sig, info, uc);
+	} else if (to->sa_handler != SIG_DFL && to->sa_handler != SIG_IGN) {
+		to->sa_handler(sig);
+	} else if (to->sa_handler == SIG_DFL || info->si_code > 0) {
 		signal(sig, SIG_DFL);
 		if (info->si_code <= 0) /* sent by kill(2): it does not come again by itself */
 			raise(sig);
@@ -206,22 +208,33 @@ static void handler(int sig, siginfo_t *info, void *uc)
 {
 	int saved = errno;
 
-	if (info->si_code != BUS_ADRERR || !ours((uintptr_t)info->si_addr, uc))
-		pass_on(sig, info, uc);
+	if (info->si_errno == PASSED) {
+		pass_on(&chain.first, sig, info, uc);
+	} else if (info->si_code != BUS_ADRERR || !ours((uintptr_t)info->si_addr, uc)) {
+		info->si_errno = PASSED;
+		pass_on(&chain.before, sig, info, uc);
+	}
 	errno = saved;
 }
 
 /* ---- The list ---- */
 
+/* Again if the program has put another handler in its place since: that one is then the one before. */
 __cold static int install(void)
 {
 	struct sigaction sa = { .sa_sigaction = handler,
 				.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+	struct sigaction now;
 
-	if (chain.installed)
+	if (sigaction(SIGBUS, NULL, &now))
+		return -errno;
+	if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == handler)
 		return 0;
+	chain.before = now;
+	if (!chain.installed)
+		chain.first = now;
 	sigfillset(&sa.sa_mask);
-	if (sigaction(SIGBUS, &sa, &chain.before))
+	if (sigaction(SIGBUS, &sa, NULL))
 		return -errno;
 	chain.installed = true;
 	return 0;

@@ -16,6 +16,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -186,6 +187,14 @@ int uffdwp__sys_writeprotect(int fd, uint64_t addr, uint64_t len, bool on)
 	return (int)RETRY(ioctl(fd, UFFDIO_WRITEPROTECT, &wp));
 }
 
+int uffdwp__sys_unmark(int fd, uint64_t addr, uint64_t len)
+{
+	struct uffdio_writeprotect wp = { .range = { addr, len },
+					  .mode = UFFDIO_WRITEPROTECT_MODE_DONTWAKE };
+
+	return (int)RETRY(ioctl(fd, UFFDIO_WRITEPROTECT, &wp));
+}
+
 /*
  * A call that placed a part says so in the struct and fails with EAGAIN; one that placed nothing has
  * -errno there, or, where it never looked at the memory, what was there before: 0.
@@ -304,6 +313,11 @@ int64_t uffdwp__sys_read_process(int pid, uint64_t addr, void *buf, size_t len)
 int uffdwp__sys_pid(void)
 {
 	return getpid();
+}
+
+__cold void uffdwp__sys_thread_name(const char *name)
+{
+	prctl(PR_SET_NAME, name);
 }
 
 void uffdwp__sys_yield(void)

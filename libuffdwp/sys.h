@@ -34,6 +34,7 @@ int uffdwp__sys_register(int fd, uint64_t addr, uint64_t len, uint64_t mode, uin
 int uffdwp__sys_unregister(int fd, uint64_t addr, uint64_t len);
 int uffdwp__sys_wake(int fd, uint64_t addr, uint64_t len);
 int uffdwp__sys_writeprotect(int fd, uint64_t addr, uint64_t len, bool on);
+int uffdwp__sys_unmark(int fd, uint64_t addr, uint64_t len); /* unprotects without a wake-up */
 int64_t uffdwp__sys_copy(int fd, uint64_t addr, uint64_t src, uint64_t len, bool wp);
 int64_t uffdwp__sys_zeropage(int fd, uint64_t addr, uint64_t len);
 int64_t uffdwp__sys_continue(int fd, uint64_t addr, uint64_t len, bool wp);
@@ -52,6 +53,7 @@ int64_t uffdwp__sys_read_process(int pid, uint64_t addr, void *buf, size_t len);
 
 /* Threads */
 int uffdwp__sys_pid(void);
+void uffdwp__sys_thread_name(const char *name); /* the calling thread's, at most 15 characters */
 void uffdwp__sys_yield(void);
 void uffdwp__sys_sleep_us(unsigned int us);
 uint64_t uffdwp__sys_now(void); /* ns, CLOCK_MONOTONIC */

@@ -27,6 +27,8 @@ void arena_fail(struct arena *a, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	out_fail("%s: %s", mem_name(a->kind), text);
+	if (a->h && uffdwp_error(a->h) < 0)
+		out_fail("%s: the handle: %s", mem_name(a->kind), strerror(-uffdwp_error(a->h)));
 }
 
 int arena_result(const struct arena *a)
@@ -67,6 +69,7 @@ static int on_missing(struct uffdwp_region *r, const struct uffdwp_fault *f, voi
 	struct arena *a = ctx;
 	size_t nr = f->offset / a->page;
 	bool child = of_child(a, r);
+	int rc = -EOPNOTSUPP;
 
 	if (nr >= a->pages) {
 		arena_fail(a, "missing fault at offset %" PRIu64, f->offset);
@@ -76,10 +79,13 @@ static int on_missing(struct uffdwp_region *r, const struct uffdwp_fault *f, voi
 	atomic_fetch_add(child ? &a->child_missing[nr] : &a->missing[nr], 1);
 	if (a->later)
 		return UFFDWP_LATER;
-	/* Moving works within one process only. */
+	/* Moving works within one process only, and can not protect what is to stay protected. */
 	if (a->kind == MEM_THP && !child && !a->copies)
-		return uffdwp_move(r, f->addr, (uintptr_t)source(a, nr), a->page, NULL);
-	return uffdwp_copy(r, f->addr, source(a, nr), a->page, UFFDWP_COPY_WP, NULL);
+		rc = uffdwp_move(r, f->addr, (uintptr_t)source(a, nr), a->page, NULL);
+	if (rc == -EOPNOTSUPP)
+		rc = uffdwp_copy(r, f->addr, source(a, nr), a->page, UFFDWP_COPY_WP, NULL);
+	/* Another thread has been about to place it for long: then that one will wake. */
+	return rc == -EBUSY ? UFFDWP_LATER : rc;
 }
 
 static int on_write(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)

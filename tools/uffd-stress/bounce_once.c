@@ -25,6 +25,8 @@ void bounce_fail(struct bounce *b, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	out_fail("%s bounce %" PRIu64 ": %s", mem_name(b->kind), b->round, text);
+	if (b->server.h && uffdwp_error(b->server.h) < 0)
+		out_fail("the handle: %s", strerror(-uffdwp_error(b->server.h)));
 }
 
 uint32_t bounce_expected(const struct bounce *b, size_t nr, int phase)

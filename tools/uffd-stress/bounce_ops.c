@@ -5,6 +5,7 @@
  */
 #include "bounce.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -75,12 +76,17 @@ static int on_missing(struct uffdwp_region *r, const struct uffdwp_fault *f, voi
 {
 	struct bounce *b = ctx;
 	size_t nr = f->offset / b->page;
+	int rc;
 
 	if (!plausible(b, f, 1))
 		return UFFDWP_LATER;
 	atomic_fetch_add(&b->missing[nr], 1);
 	ask(b, nr);
-	return left_to_copier(b, nr) ? UFFDWP_LATER : bounce_place(b, r, nr);
+	if (left_to_copier(b, nr))
+		return UFFDWP_LATER;
+	rc = bounce_place(b, r, nr);
+	/* The copier has been about to place it for long: then that one will wake. */
+	return rc == -EBUSY ? UFFDWP_LATER : rc;
 }
 
 /* Nobody has written to it since it was placed, so it is still what it was copied from. */

@@ -135,7 +135,10 @@ static void place_half(struct slice *s, size_t from, size_t to)
 	for (; from < to; from++) {
 		nr = next_asked(s, from);
 		watchdog_step("places page", nr);
-		rc = bounce_place(b, b->region, nr);
+		/* A handler that was preempted has it: the watchdog knows when that is too long. */
+		do
+			rc = bounce_place(b, b->region, nr);
+		while (rc == -EBUSY);
 		if (rc)
 			bounce_fail(b, "page %zu: not placed: %s", nr, strerror(-rc));
 	}

@@ -136,6 +136,7 @@ static int map_both(struct events *e)
 static int run_case(struct events *e, const struct event_case *c, struct tally *t)
 {
 	int rc = map_both(e);
+	bool good;
 
 	if (!rc)
 		rc = open_both(e, c);
@@ -143,7 +144,9 @@ static int run_case(struct events *e, const struct event_case *c, struct tally *
 		c->run(e);
 		if (!tally_add(t, e->server.h))
 			arena_fail(&e->a, "workers' statistics exceed the sum of all");
-		if (!server_close(&e->server))
+		good = server_close(&e->server);
+		e->a.h = e->busy.h = NULL;
+		if (!good)
 			arena_fail(&e->a, "the handle does not close cleanly");
 		rc = exit_worse(arena_result(&e->a), arena_result(&e->busy));
 	}

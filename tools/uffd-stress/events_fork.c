@@ -22,6 +22,7 @@ static int inert(struct events *e)
 {
 	struct arena *a = &e->a;
 
+	a->h = e->busy.h = NULL;
 	if (uffdwp_protect(a->region, (uintptr_t)a->dst.addr, a->page, NULL) != -ECHILD)
 		arena_fail(a, "child: the parent's handle protects here");
 	if (uffdwp_error(e->server.h) != -ECHILD)

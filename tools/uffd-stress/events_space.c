@@ -167,13 +167,13 @@ static void run_discard(struct events *e)
 	expect_new(a, 0, 2 * quarter);
 	events_calm(e);
 	arena_check(a, 0, a->pages);
-	arena_check_huge(a);
 }
 
 const struct event_case event_discard = {
 	.name = "discard",
 	.features = UFFDWP_FEATURE_EVENT_REMOVE,
 	.run = run_discard,
+	.copies = true, /* a page that was discarded under protection can not be moved in */
 };
 
 /* ---- Discards under writers ---- */

@@ -172,6 +172,7 @@ static void inert(struct sigbus *s)
 	};
 	size_t i;
 
+	a->h = NULL;
 	for (i = 0; i < sizeof(got) / sizeof(got[0]); i++) {
 		if (got[i] != -ECHILD)
 			arena_fail(a,
@@ -249,6 +250,7 @@ static void parent_goes_on(struct sigbus *s)
 static int one_round(struct sigbus *s, enum mem_kind kind, bool racing, struct tally *t)
 {
 	int rc = arena_map(&s->a, kind, s->o->size);
+	bool good;
 
 	if (!rc)
 		rc = open_watch(s);
@@ -261,7 +263,9 @@ static int one_round(struct sigbus *s, enum mem_kind kind, bool racing, struct t
 	parent_goes_on(s);
 	if (!tally_add(t, s->server.h))
 		arena_fail(&s->a, "workers' statistics exceed the sum of all");
-	if (!server_close(&s->server))
+	good = server_close(&s->server);
+	s->a.h = NULL;
+	if (!good)
 		arena_fail(&s->a, "the handle does not close cleanly");
 	rc = arena_result(&s->a);
 	arena_unmap(&s->a);

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Proves that uffd-stress finds what it is there to find: each mutant is one bug put into a
-# copy of the sources, of the library or of the tool itself, and the named command must then fail with
-# a wrong result (exit 1: a count, a byte, or its watchdog), while it passes without.
+# copy of the sources, of the library or of the tool itself, and the named command must then fail
+# with a wrong result (exit 1: a count, a byte, or its watchdog), while it passes without.
 #
 #	tests/mutants.sh [NAME]...	all mutants, or those named
 #

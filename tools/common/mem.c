@@ -93,7 +93,10 @@ static bool is_anon(enum mem_kind kind)
 
 uint64_t mem_wp_features(enum mem_kind kind)
 {
-	/* A private mapping of a memfd is a shmem mapping to the kernel, until its pages are copied. */
+	/*
+	 * A private mapping of a memfd is a shmem mapping to the kernel, until its pages are
+	 * copied.
+	 */
 	if (is_anon(kind))
 		return UFFDWP_FEATURE_PAGEFAULT_FLAG_WP;
 	return UFFDWP_FEATURE_PAGEFAULT_FLAG_WP | UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM;

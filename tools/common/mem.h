@@ -36,7 +36,9 @@ const char *mem_name(enum mem_kind kind);
  */
 unsigned int mem_parse(const char *list);
 
-/* The features (UFFDWP_FEATURE_*) that write protection, and missing faults, need on this memory. */
+/*
+ * The features (UFFDWP_FEATURE_*) that write protection, and missing faults, need on this memory.
+ */
 uint64_t mem_wp_features(enum mem_kind kind);
 uint64_t mem_missing_features(enum mem_kind kind);
 
@@ -48,15 +50,18 @@ int mem_map(struct mem *m, enum mem_kind kind, size_t size);
 void mem_unmap(struct mem *m);
 
 /*
- * Raises nr_hugepages (2 MiB) so that bytes more are free, and registers an atexit() and fatal-signal
- * path that puts the old value back; call it once per process, before threads, with the most that will be
- * needed. A guard child process restores it too if the process is killed by SIGKILL.
+ * Raises nr_hugepages (2 MiB) so that bytes more are free, and registers an atexit() and fatal-
+ * signal path that puts the old value back; call it once per process, before threads, with the most
+ * that will be needed. A guard child process restores it too if the process is killed by SIGKILL.
  * 0; -EPERM: not root; -ENOMEM: the kernel could not find them.
  */
 int mem_hugepages_reserve(size_t bytes);
 void mem_hugepages_restore(void);
 
-/* Bytes of m that are backed by transparent huge pages now (from /proc/self/smaps), for asserting the mode. */
+/*
+ * Bytes of m that are backed by transparent huge pages now (from /proc/self/smaps), for asserting
+ * the mode.
+ */
 size_t mem_thp_bytes(const struct mem *m);
 
 #endif

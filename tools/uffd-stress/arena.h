@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A watched area and the source of its pages, for sigbus and events: missing pages are placed
- * protected by the fault operation itself, write faults are counted, and each page knows by page.h what
- * it must hold. Several arenas may be on one handle.
+ * protected by the fault operation itself, write faults are counted, and each page knows by page.h
+ * what it must hold. Several arenas may be on one handle.
  */
 #ifndef ARENA_H
 #define ARENA_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * uffd-stress bounce: for each memory type two areas, between which all pages bounce, each time in
- * another combination of modes and way of serving. Descriptors and threads are counted around each type.
+ * another combination of modes and way of serving. Descriptors and threads are counted around each
+ * type.
  */
 #include "bounce.h"
 

@@ -5,9 +5,9 @@
  * DESIGN. The area is cut in slices, one a CPU, each with a copier; lockers, also one a CPU, visit
  * either all slices (racing) or their own. A visit locks the page and counts in it and in a shadow
  * outside. No page is there at the start, and a page is only placed after a fault asked for it: by
- * the fault operation itself or left to the copier, which gets every page once and so often finds it
- * there already. In each phase every locker passes over all of its pages and then goes on visiting
- * at random, so that the copiers protect under running writers:
+ * the fault operation itself or left to the copier, which gets every page once and so often finds
+ * it there already. In each phase every locker passes over all of its pages and then goes on
+ * visiting at random, so that the copiers protect under running writers:
  *
  *   phase    pages          come protected    visits so far gave     then the copiers
  *   FIRST    first half     yes               1 write fault a page   protect the first half again

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The course of one bounce, see bounce.h: opens and registers, steers lockers and copiers through the
- * phases, and compares every count and byte.
+ * The course of one bounce, see bounce.h: opens and registers, steers lockers and copiers through
+ * the phases, and compares every count and byte.
  */
 #include "bounce.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What happens at the faults of a bounce, and how a page is placed. These run in whatever serves
- * the faults, also in a signal handler: they count in atomics, post semaphores, and call the library.
+ * the faults, also in a signal handler: they count in atomics, post semaphores, and call the
+ * library.
  */
 #include "bounce.h"
 

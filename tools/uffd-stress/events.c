@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * uffd-stress events: the address space changes while faults are in flight, on another region of the
- * same handle and where it can be on the same one. After each change, missing and write-protect
+ * uffd-stress events: the address space changes while faults are in flight, on another region of
+ * the same handle and where it can be on the same one. After each change, missing and write-protect
  * faults of each page are counted again.
  */
 #include "events.h"

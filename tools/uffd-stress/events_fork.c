@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fork() while faults are in flight. Half of the case's pages are placed and protected before it, half
- * are missing. Alone, the child's memory is free: no write of it may be seen. Served, every page
- * of the child faults once more, in a handle of its own that this process serves.
+ * fork() while faults are in flight. Half of the case's pages are placed and protected before it,
+ * half are missing. Alone, the child's memory is free: no write of it may be seen. Served, every
+ * page of the child faults once more, in a handle of its own that this process serves.
  */
 #include "events.h"
 
@@ -191,8 +191,8 @@ static void serve_child(struct events *e)
 }
 
 /*
- * In the child each page that was there faults exactly once as protected. One that was missing
- * is placed protected, so once as well; but what the first child placed in shared memory is there for
+ * In the child each page that was there faults exactly once as protected. One that was missing is
+ * placed protected, so once as well; but what the first child placed in shared memory is there for
  * the next ones, and not in the page tables that they inherited.
  */
 static void expect_child(struct arena *a, size_t half, bool first)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * mremap(), discards and munmap() while faults are in flight: that the event tells what happened, and
- * that each page faults afterwards as its new state demands.
+ * mremap(), discards and munmap() while faults are in flight: that the event tells what happened,
+ * and that each page faults afterwards as its new state demands.
  */
 #include "events.h"
 
@@ -161,7 +161,10 @@ static void run_discard(struct events *e)
 	events_poke(e);
 	discard_safely(a, 0, quarter);
 	discard_raw(a, quarter, 2 * quarter);
-	/* What was not discarded is protected as before, what was is new. Moved pages need their source back. */
+	/*
+	 * What was not discarded is protected as before, what was is new. Moved pages need their
+	 * source back.
+	 */
 	arena_visit(a, 2 * quarter, a->pages, false);
 	arena_expect(a, 2 * quarter, a->pages, 0, 1, "beside a discard");
 	expect_new(a, 0, 2 * quarter);
@@ -183,7 +186,9 @@ struct writer {
 	_Atomic bool stop;
 };
 
-/* Of pages that are discarded meanwhile only the faults matter, so nothing is locked or compared. */
+/*
+ * Of pages that are discarded meanwhile only the faults matter, so nothing is locked or compared.
+ */
 static void *write_wildly(void *arg)
 {
 	struct writer *w = arg;

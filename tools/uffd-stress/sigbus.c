@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * uffd-stress sigbus: faults served inside the faulting thread. For each memory type, missing
- * and then write-protect faults of each page, by threads with pages of their own and by threads
- * that race for the same; what kernel mode sees; and the same again in a forked child with a handle of
+ * uffd-stress sigbus: faults served inside the faulting thread. For each memory type, missing and
+ * then write-protect faults of each page, by threads with pages of their own and by threads that
+ * race for the same; what kernel mode sees; and the same again in a forked child with a handle of
  * its own, while the parent's is inert there.
  */
 #include "arena.h"
@@ -232,7 +232,9 @@ static void fork_child(struct sigbus *s)
 		arena_fail(a, "the forked child ended with %d", status);
 }
 
-/* Whatever the child did with its handle, this one goes on. Shared content went with the child's. */
+/*
+ * Whatever the child did with its handle, this one goes on. Shared content went with the child's.
+ */
 static void parent_goes_on(struct sigbus *s)
 {
 	struct arena *a = &s->a;

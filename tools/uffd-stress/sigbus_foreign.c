@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A SIGBUS that is not the library's reaches whoever had the signal before: a handler that
- * repairs the cause and returns, one that jumps away, or the default action, which kills. The cause is an
+ * A SIGBUS that is not the library's reaches whoever had the signal before: a handler that repairs
+ * the cause and returns, one that jumps away, or the default action, which kills. The cause is an
  * access beyond the end of a mapped file. It must be so while a handle serves by signals and after.
  */
 #include "sigbus_foreign.h"

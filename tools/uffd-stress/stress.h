@@ -58,7 +58,9 @@ int probe_run(const struct stress_opts *o);
 
 /* ---- Output: output.c ---- */
 
-/* Prose for the reader: stdout, or stderr with json. Ends the progress line first; adds no newline. */
+/*
+ * Prose for the reader: stdout, or stderr with json. Ends the progress line first; adds no newline.
+ */
 void out_say(const struct stress_opts *o, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -302,6 +303,8 @@ static void guard(int sock, int pidfd, long pages)
 	int err;
 
 	setsid();
+	/* Not by the program's name, by which it may be killed as well. */
+	prctl(PR_SET_NAME, "hugepage-guard");
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 	if (write(sock, "r", 1) != 1) /* ready: from here on it can be relied upon */

@@ -22,25 +22,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define LIVE_ASAN 1
-#endif
-#if __has_feature(thread_sanitizer)
-#define LIVE_TSAN 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#define LIVE_ASAN 1
-#endif
-#if defined(__SANITIZE_THREAD__)
-#define LIVE_TSAN 1
-#endif
-#if defined(LIVE_ASAN) || defined(LIVE_TSAN)
-#define LIVE_SLOWER 4
-#else
-#define LIVE_SLOWER 1
-#endif
 #ifdef LIVE_ASAN
 #include <sanitizer/lsan_interface.h>
 #endif
@@ -336,16 +317,23 @@ static void run_mapped(const struct live_case *c, struct live *t, int kind)
 #ifdef LIVE_TSAN
 static void *nothing(void *arg)
 {
-	return arg;
+	*(int *)arg = (int)syscall(SYS_gettid);
+	return NULL;
 }
 
 /* The sanitizer starts a thread of its own with the first one of ours, and keeps it. */
 static void warm_up(void)
 {
+	char path[64];
 	pthread_t t;
+	int tid;
 
-	live_thread(&t, nothing, NULL);
+	live_thread(&t, nothing, &tid);
 	live_join(t);
+	/* It may be there for a moment longer. */
+	snprintf(path, sizeof(path), "/proc/self/task/%d", tid);
+	while (!access(path, F_OK))
+		live_msleep(1);
 }
 #else
 static void warm_up(void)

@@ -18,6 +18,26 @@
 
 #include "common/mem.h"
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define LIVE_ASAN 1
+#endif
+#if __has_feature(thread_sanitizer)
+#define LIVE_TSAN 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#define LIVE_ASAN 1
+#endif
+#if defined(__SANITIZE_THREAD__)
+#define LIVE_TSAN 1
+#endif
+#if defined(LIVE_ASAN) || defined(LIVE_TSAN)
+#define LIVE_SLOWER 4
+#else
+#define LIVE_SLOWER 1
+#endif
+
 #define BIT(n) (1u << (n))
 #define KINDS_NONE 0u /* the case brings its own memory, or needs none: it runs once */
 #define KINDS_ALL (BIT(MEM_KINDS) - 1)

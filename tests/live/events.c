@@ -16,7 +16,7 @@
 
 struct test {
 	struct live *t;
-	struct uffdwp_region *r;
+	struct uffdwp_region *_Atomic r;
 	char *saved;
 	_Atomic uint32_t *calls;
 	_Atomic int events, bad;

@@ -11,6 +11,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* ThreadSanitizer can not have new threads in the fork of a process that has some. */
+#ifdef LIVE_TSAN
+#define IN_CHILD UFFDWP_SERVE_SIGBUS
+#else
+#define IN_CHILD UFFDWP_SERVE_THREADS
+#endif
+
 struct test {
 	struct live *t;
 	_Atomic int calls, other, forks, child_served;
@@ -147,7 +154,8 @@ static void own_handle(struct live *t)
 
 		for (int i = 0; i < 2; i++) {
 			atomic_store(&mine.calls, 0);
-			mine.h = live_open(UFFDWP_SERVE_THREADS, mem_wp_features(t->mem.kind));
+			mine.h = live_open(i ? IN_CHILD : UFFDWP_SERVE_SIGBUS,
+					   mem_wp_features(t->mem.kind));
 			mine.r = live_region(t, mine.h, UFFDWP_MODE_WP, 1, &ops, &mine);
 			live_protect(t, mine.r);
 			write_all(t);

@@ -97,7 +97,8 @@ enum uffdwp_serve {
 	UFFDWP_SERVE_CALLER,	  /* by whoever calls uffdwp_dispatch() */
 	/*
 	 * Inside the faulting thread, which must be of this process. User-mode faults only. The library's SIGBUS
-	 * handler passes on what is not its own, and stays installed for the life of the process.
+	 * handler passes on what is not its own, and stays installed for the life of the process. Threads must not block
+	 * SIGBUS; an alternate signal stack needs 8 KiB besides what the operations use.
 	 */
 	UFFDWP_SERVE_SIGBUS,
 };
@@ -202,7 +203,7 @@ int uffdwp_info(struct uffdwp *h, struct uffdwp_info *info);
  * The first fatal error, as -errno, or 0. It is what a fault operation returned, or a failure to
  * read messages. From then on operations are not called any more: written pages are
  * released, missing ones poisoned (SIGBUS) where the kernel can (6.6), else zero-filled; no thread
- * stays asleep. Thread-safe.
+ * stays asleep but those whose page an operation holds by UFFDWP_LATER. Thread-safe.
  */
 int uffdwp_error(struct uffdwp *h);
 
@@ -222,11 +223,11 @@ enum uffdwp_fault_kind {
 struct uffdwp_fault {
 	uint64_t addr; /* first page, where the fault arrived */
 	uint64_t offset; /* of addr from where the region was when it was added, whatever was unmapped since */
-	uint64_t len;	/* bytes: one page, or up to the region's run of them */
-	void *mem;	/* the same memory in this process, or NULL */
-	uint32_t kind;	/* enum uffdwp_fault_kind */
-	uint32_t write; /* 1: the access was a write */
-	uint32_t tid; /* thread that faults, in the reader's PID namespace; 0 if unknown, or a sweep */
+	uint64_t len;	 /* bytes: one page, or up to the region's run of them */
+	void *mem;	 /* the same memory in this process, or NULL */
+	uint32_t kind;	 /* enum uffdwp_fault_kind */
+	uint32_t write;	 /* 1: the access was a write */
+	uint32_t tid;	 /* thread that faults, in its own PID namespace; 0: unknown, or a sweep */
 	uint32_t worker; /* index of the serving thread; UFFDWP_NO_WORKER outside the pool */
 };
 
@@ -422,7 +423,7 @@ int uffdwp_fd(struct uffdwp *h);
  * Read what is there and serve it, without waiting; with opts.blocking wait for a message, which saves a poll each
  * time, until a signal handler has run. Returns the number of messages (0: none), or the
  * handle's error, after having served; keep calling it or close. Any number of threads may.
- * -EOPNOTSUPP: not UFFDWP_SERVE_CALLER.
+ * -EOPNOTSUPP: not UFFDWP_SERVE_CALLER; -EDEADLK: called from an operation.
  */
 int uffdwp_dispatch(struct uffdwp *h);
 
@@ -482,7 +483,7 @@ struct uffdwp_adopt_opts {
 
 /*
  * Serve a userfaultfd received from another process (SCM_RIGHTS, pidfd_getfd(2)). On success the handle
- * owns fd and makes it O_NONBLOCK; on failure it still belongs to the caller. Errors as uffdwp_open(), and
+ * owns fd and makes it O_NONBLOCK and FD_CLOEXEC (the other process must not change that); on failure it still belongs to the caller. Errors as uffdwp_open(), and
  * -EBADF, -EINVAL: fd is not a userfaultfd, or its handshake was done already, or not yet. SIGBUS: -EOPNOTSUPP.
  * Thread-safe.
  */

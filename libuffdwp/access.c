@@ -47,35 +47,48 @@ static inline void copy_memory(void *to, const void *from, size_t n)
 }
 #endif
 
+static int read_by_kernel(int pid, uint64_t addr, char *buf, uint64_t len, uint64_t *got)
+{
+	for (*got = 0; *got < len;) {
+		int64_t n = uffdwp__sys_read_process(pid, addr + *got, buf + *got, len - *got);
+
+		if (n <= 0)
+			return n ? (int)n : -EFAULT;
+		*got += (uint64_t)n;
+	}
+	return 0;
+}
+
+/* The process to read through the kernel, or 0: by copying. Memory that may be moved away must not be touched. */
+static int read_from(const struct uffdwp_region *r)
+{
+	uint64_t moves = UFFDWP_FEATURE_EVENT_REMAP | UFFDWP_FEATURE_EVENT_UNMAP;
+
+	if (r->mem_is_addr)
+		return r->h->features & moves ? uffdwp__sys_pid() : 0;
+	return atomic_load_explicit(&r->mem, memory_order_relaxed) ? 0 : r->h->pid;
+}
+
 UFFDWP_PUBLIC int uffdwp_read(struct uffdwp_region *r, uint64_t addr, void *buf, uint64_t len,
 			      uint64_t *done)
 {
-	int err = uffdwp__check_range(r, addr, len, done);
+	int err = uffdwp__check_range(r, addr, len, done), pid;
+	uint64_t offset, got = len;
 	uintptr_t mem;
-	uint64_t offset, got = 0;
 
 	if (err || !buf)
 		return err ? err : -EINVAL;
-	mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
 	offset = uffdwp__offset_of(r, addr);
 	if (offset > r->size || len > r->size - offset)
 		return -ENOENT;
-	if (likely(mem)) {
+	mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
+	pid = read_from(r);
+	if (pid)
+		err = read_by_kernel(pid, addr, buf, len, &got);
+	else if (likely(mem))
 		copy_memory(buf, (const char *)mem + offset, len);
-		got = len;
-	} else if (!r->h->pid) {
+	else
 		return -EOPNOTSUPP;
-	}
-	while (got < len) {
-		int64_t n = uffdwp__sys_read_process(r->h->pid, addr + got, (char *)buf + got,
-						     len - got);
-
-		if (n <= 0) {
-			err = n ? (int)n : -EFAULT;
-			break;
-		}
-		got += (uint64_t)n;
-	}
 	if (done)
 		*done = got;
 	return err;

@@ -134,7 +134,7 @@ int uffdwp__error(struct uffdwp *h)
 __cold static void release_region(struct uffdwp_region *r)
 {
 	for (uint64_t i = 0; (i = uffdwp__pages_next(&r->pages, i, r->pages.n)) < r->pages.n;) {
-		uint64_t n = uffdwp__pages_claim(&r->pages, i, UFFDWP__LOCK_MAX);
+		uint64_t n = uffdwp__pages_claim(&r->pages, i, uffdwp__piece_pages(r));
 
 		if (n)
 			uffdwp__release(r, i, n, &r->h->stats);
@@ -246,7 +246,6 @@ static int sweep_one(struct uffdwp_region *r, uint64_t i, uint64_t end, struct u
 	n = uffdwp__pages_claim(&r->pages, i, n);
 	*next = i + n;
 	if (n) {
-		w->count = 0;
 		uffdwp__deliver(r, i, n, &f, &r->h->stats);
 	} else if (uffdwp__pages_get(&r->pages, i) >= UFFDWP__BUSY && !uffdwp__wait_busy(w)) {
 		return -EBUSY;
@@ -258,7 +257,7 @@ UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t 
 {
 	int err = uffdwp__check_pages(r, addr, len, done);
 	struct uffdwp__wait w = { 0 };
-	uint64_t first, i, end;
+	uint64_t first, i, end, busy = UINT64_MAX;
 	int slot;
 
 	if (!err && uffdwp__error(r->h))
@@ -272,8 +271,11 @@ UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t 
 	if (!uffdwp__in_pages(r, first, end - first))
 		return -ENOENT;
 	slot = uffdwp__serving_begin(r->h);
-	while (!err && (i = uffdwp__pages_next(&r->pages, i, end)) < end)
+	while (!err && (i = uffdwp__pages_next(&r->pages, i, end)) < end) {
+		w.count = i == busy ? w.count : 0;
+		busy = i;
 		err = sweep_one(r, i, end, &w, &i);
+	}
 	uffdwp__serving_end(r->h, slot);
 	if (!err && uffdwp__error(r->h))
 		err = -ECANCELED;
@@ -300,7 +302,7 @@ UFFDWP_PUBLIC int uffdwp_release(struct uffdwp_region *r, uint64_t addr, uint64_
 		if (uffdwp__pages_get(&r->pages, first + i) < UFFDWP__BUSY)
 			return -EINVAL;
 	for (uint64_t pos = 0; pos < n && !err;) {
-		uint64_t k = min_u64(n - pos, UFFDWP__LOCK_MAX);
+		uint64_t k = min_u64(n - pos, uffdwp__piece_pages(r));
 
 		err = uffdwp__release(r, first + pos, k, &r->h->stats);
 		pos += err ? 0 : k;

@@ -173,34 +173,109 @@ __cold int uffdwp__table_reserve(struct uffdwp *h, uint32_t n)
 	return 0;
 }
 
-void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r)
+static void put(struct uffdwp__table *t, struct uffdwp__entry e)
 {
-	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed),
-			     *t = h->spare;
-	uint64_t start = atomic_load_explicit(&r->addr, memory_order_relaxed);
-	uint32_t i = 0;
+	uint32_t i = t->n++;
 
-	while (i < old->n && old->e[i].start < start)
-		i++;
-	memcpy(t->e, old->e, i * sizeof(t->e[0]));
-	t->e[i].start = start;
-	t->e[i].end = start + atomic_load_explicit(&r->len, memory_order_relaxed);
-	t->e[i].base = atomic_load_explicit(&r->base, memory_order_relaxed);
-	t->e[i].r = r;
-	memcpy(t->e + i + 1, old->e + i, (old->n - i) * sizeof(t->e[0]));
-	t->n = old->n + 1;
-	publish(h, t);
+	if (e.start >= e.end) {
+		t->n--;
+		return;
+	}
+	for (; i && t->e[i - 1].start > e.start; i--)
+		t->e[i] = t->e[i - 1];
+	t->e[i] = e;
 }
 
-void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r)
+/* Copies the table to the spare one, but for the entries of r. */
+static struct uffdwp__table *copy_without(struct uffdwp *h, const struct uffdwp_region *r)
 {
-	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed),
-			     *t = h->spare;
+	const struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed);
+	struct uffdwp__table *t = h->spare;
 
 	t->n = 0;
 	for (uint32_t i = 0; i < old->n; i++)
 		if (old->e[i].r != r)
 			t->e[t->n++] = old->e[i];
+	return t;
+}
+
+void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r)
+{
+	struct uffdwp__table *t = copy_without(h, r);
+	uint64_t start = atomic_load_explicit(&r->addr, memory_order_relaxed);
+
+	put(t, (struct uffdwp__entry){ .start = start,
+				       .end = start +
+					      atomic_load_explicit(&r->len, memory_order_relaxed),
+				       .base = atomic_load_explicit(&r->base, memory_order_relaxed),
+				       .r = r });
+	publish(h, t);
+}
+
+void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r)
+{
+	publish(h, copy_without(h, r));
+}
+
+/* What the region says of itself follows its entries: from the first to the last. */
+static void set_hull(struct uffdwp_region *r, const struct uffdwp__table *t)
+{
+	uint64_t lo = UINT64_MAX, hi = 0;
+
+	for (uint32_t i = 0; i < t->n; i++) {
+		if (t->e[i].r != r)
+			continue;
+		lo = min_u64(lo, t->e[i].start);
+		hi = max_u64(hi, t->e[i].end);
+	}
+	if (hi)
+		atomic_store_explicit(&r->addr, lo, memory_order_relaxed);
+	atomic_store_explicit(&r->len, hi ? hi - lo : 0, memory_order_relaxed);
+}
+
+bool uffdwp__table_cut(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint64_t end)
+{
+	const struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed);
+	struct uffdwp__table *t;
+
+	if (uffdwp__table_reserve(h, old->n + 1))
+		return true;
+	old = atomic_load_explicit(&h->table, memory_order_relaxed);
+	t = copy_without(h, r);
+	for (uint32_t i = 0; i < old->n; i++) {
+		struct uffdwp__entry left = old->e[i], right = left;
+
+		if (left.r != r)
+			continue;
+		left.end = min_u64(left.end, start);
+		right.start = max_u64(right.start, end);
+		put(t, left);
+		put(t, right);
+	}
+	set_hull(r, t);
+	publish(h, t);
+	return atomic_load_explicit(&r->len, memory_order_relaxed);
+}
+
+void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delta)
+{
+	const struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed);
+	struct uffdwp__table *t = copy_without(h, r);
+
+	atomic_fetch_add_explicit(&r->base, delta, memory_order_relaxed);
+	if (r->mem_is_addr)
+		atomic_fetch_add_explicit(&r->mem, (uintptr_t)delta, memory_order_relaxed);
+	for (uint32_t i = 0; i < old->n; i++) {
+		struct uffdwp__entry e = old->e[i];
+
+		if (e.r != r)
+			continue;
+		e.start += delta;
+		e.end += delta;
+		e.base += delta;
+		put(t, e);
+	}
+	set_hull(r, t);
 	publish(h, t);
 }
 
@@ -235,11 +310,12 @@ void uffdwp__stash_fill(struct uffdwp *h)
 		return;
 	pthread_mutex_lock(&h->stash_lock);
 	n = h->stashed;
-	if (!n)
+	if (h->stash_head) {
+		memmove(h->stash, h->stash + h->stash_head, n * sizeof(*h->stash));
 		h->stash_head = 0;
-	if (h->stash_head + n < UFFDWP__STASH)
-		got = read_numbered(h, h->stash + h->stash_head + n,
-				    UFFDWP__STASH - h->stash_head - n);
+	}
+	if (n < UFFDWP__STASH)
+		got = read_numbered(h, h->stash + n, UFFDWP__STASH - n);
 	if (got > 0)
 		h->stashed = n + (uint32_t)got;
 	if (got > 0 && !n)

@@ -63,10 +63,10 @@ struct uffdwp_region {
 	unsigned int shift;    /* of page_size */
 	uint32_t mode, run;
 	bool mem_is_addr;
-	uint32_t born;	   /* the last event before it was added */
-	bool populate;	   /* before protecting */
-	_Atomic bool gone; /* all of it was unmapped; on the handle's list until it is removed */
-	struct uffdwp_region *next_gone;
+	uint32_t born;		    /* the last event before it was added */
+	bool populate;		    /* before protecting */
+	_Atomic bool gone;	    /* all of it was unmapped: it is not in the table any more */
+	struct uffdwp_region *next; /* in the handle's list */
 	struct uffdwp_ops ops;
 	void *ctx;
 	struct uffdwp__pages
@@ -86,8 +86,9 @@ struct uffdwp {
 	_Atomic(struct uffdwp__table *) table;
 	struct uffdwp__table *spare;
 	uint32_t table_cap;
-	size_t table_size;	    /* bytes of each of the two */
-	struct uffdwp_region *gone; /* under the lock */
+	size_t table_size;	       /* bytes of each of the two */
+	struct uffdwp_region *regions; /* all, also those with nothing left; under the lock */
+	_Atomic uint32_t nregions;
 	pthread_mutex_t lock;
 
 	_Atomic uint32_t phase; /* of the readers; grows with every change of the table */
@@ -154,6 +155,9 @@ void uffdwp__serving_end(struct uffdwp *h, int slot);
 int uffdwp__table_reserve(struct uffdwp *h, uint32_t n);
 void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r);
 void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r);
+/* Takes [start, end) away from a region, which may leave it in two parts. False: nothing is left of it. */
+bool uffdwp__table_cut(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint64_t end);
+void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delta);
 void uffdwp__synchronize(struct uffdwp *h);
 
 /* Messages: from the stash if there are any, else read, without waiting. Their number, 0 when none, or -errno. */

@@ -46,42 +46,10 @@ static void tell(struct uffdwp *h, struct uffdwp_region *r, const struct uffdwp_
 
 /* ---- The books; under the lock ---- */
 
-static void set_range(struct uffdwp *h, struct uffdwp_region *r, uint64_t addr, uint64_t len)
+static void cut(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint64_t end)
 {
-	uffdwp__table_remove(h, r);
-	atomic_store_explicit(&r->addr, addr, memory_order_relaxed);
-	atomic_store_explicit(&r->len, len, memory_order_relaxed);
-	if (len) {
-		uffdwp__table_insert(h, r);
-		return;
-	}
-	r->next_gone = h->gone;
-	h->gone = r;
-	atomic_store_explicit(&r->gone, true, memory_order_relaxed);
-}
-
-static void move_whole(struct uffdwp *h, struct uffdwp_region *r, uint64_t delta)
-{
-	uint64_t addr = atomic_load_explicit(&r->addr, memory_order_relaxed);
-	uint64_t len = atomic_load_explicit(&r->len, memory_order_relaxed);
-
-	uffdwp__table_remove(h, r);
-	atomic_fetch_add_explicit(&r->base, delta, memory_order_relaxed);
-	if (r->mem_is_addr)
-		atomic_fetch_add_explicit(&r->mem, (uintptr_t)delta, memory_order_relaxed);
-	set_range(h, r, addr + delta, len);
-}
-
-/* Takes a part at one of the ends away; a hole in the middle stays in the region, and just never faults. */
-static void trim(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint64_t end)
-{
-	uint64_t addr = atomic_load_explicit(&r->addr, memory_order_relaxed);
-	uint64_t stop = addr + atomic_load_explicit(&r->len, memory_order_relaxed);
-
-	if (start <= addr)
-		set_range(h, r, end, stop - end);
-	else if (end >= stop)
-		set_range(h, r, addr, start - addr);
+	if (!uffdwp__table_cut(h, r, start, end))
+		atomic_store_explicit(&r->gone, true, memory_order_relaxed);
 }
 
 /* ---- One region ---- */
@@ -99,9 +67,9 @@ static void apply(struct uffdwp *h, struct uffdwp_region *r, const struct change
 		  const struct uffdwp_event *e)
 {
 	if (c->kind == UFFDWP_EVENT_REMAP && e->whole)
-		move_whole(h, r, c->to - c->start);
+		uffdwp__table_move(h, r, c->to - c->start);
 	else if (c->kind == UFFDWP_EVENT_REMAP || c->kind == UFFDWP_EVENT_UNMAP)
-		trim(h, r, e->addr, e->addr + e->len);
+		cut(h, r, e->addr, e->addr + e->len);
 }
 
 /* The first region at or after *cursor that c meets: changes it, tells it. False when there is none. */
@@ -120,7 +88,7 @@ static bool next_region(struct uffdwp *h, const struct change *c, uint64_t *curs
 		r = t->e[i].r;
 		e.addr = max_u64(t->e[i].start, c->start);
 		e.len = min_u64(t->e[i].end, c->end) - e.addr;
-		e.whole = e.len == t->e[i].end - t->e[i].start;
+		e.whole = e.len == atomic_load_explicit(&r->len, memory_order_relaxed);
 		e.to = c->kind == UFFDWP_EVENT_REMAP ? c->to + (e.addr - c->start) : 0;
 		*cursor = e.addr + e.len;
 		apply(h, r, c, &e);
@@ -148,7 +116,7 @@ static void for_each(struct uffdwp *h, struct change c)
 static void forked(struct uffdwp *h, int fd)
 {
 	struct uffdwp *child;
-	int err;
+	int err, slot;
 
 	if (!h->forked) {
 		uffdwp__sys_close(
@@ -161,7 +129,9 @@ static void forked(struct uffdwp *h, int fd)
 		uffdwp__fail(h, err);
 		return;
 	}
+	slot = uffdwp__serving_begin(h);
 	h->forked(h, child, h->forked_arg);
+	uffdwp__serving_end(h, slot);
 }
 
 static void carry_out(struct uffdwp *h, struct uffdwp__stats *st, const struct uffd_msg *m)

@@ -115,6 +115,12 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 		  void *) = kind == UFFDWP_FAULT_MISSING ? r->ops.missing : r->ops.minor;
 	int err = -ECANCELED;
 
+	/* From before this region, when there was another one here. */
+	if (unlikely(!(r->mode &
+		       (kind == UFFDWP_FAULT_MISSING ? UFFDWP_MODE_MISSING : UFFDWP_MODE_MINOR)))) {
+		uffdwp__sys_wake(s->h->fd, addr, r->page_size);
+		return 0;
+	}
 	if (likely(!uffdwp__error(r->h))) {
 		err = op ? op(r, &f, r->ctx) : place_default(r, addr, kind);
 		if (err == 0 || err == UFFDWP_LATER)
@@ -132,16 +138,26 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 
 /* ---- Faults of nobody ---- */
 
-/* Memory that a mapping grew by, or left behind, stays registered, and belongs to no region. */
+static bool meets_region(struct uffdwp *h, uint64_t start, uint64_t end)
+{
+	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_seq_cst);
+
+	for (uint32_t i = 0; i < t->n; i++)
+		if (t->e[i].start < end && start < t->e[i].end)
+			return true;
+	return false;
+}
+
+/* Memory that a mapping grew by, or left behind, stays registered, and belongs to no region. Page sizes: see hugetlb. */
 __cold static void disown(struct uffdwp *h, uint64_t addr)
 {
-	static const uint64_t sizes[] = { 0, UINT64_C(2) << 20, UINT64_C(1) << 30 };
-	uint64_t base = uffdwp__sys_page_size();
+	uint64_t sizes[] = { uffdwp__sys_page_size(), UINT64_C(2) << 20, UINT64_C(1) << 30 };
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-		uint64_t size = sizes[i] ? sizes[i] : base;
+		uint64_t start = addr & ~(sizes[i] - 1);
 
-		if (!uffdwp__sys_unregister(h->fd, addr & ~(size - 1), size))
+		if (meets_region(h, start, start + sizes[i]) ||
+		    !uffdwp__sys_unregister(h->fd, start, sizes[i]))
 			return;
 	}
 }
@@ -279,6 +295,7 @@ int uffdwp__serve(struct uffdwp__server *s)
 
 	if (n <= 0)
 		return n;
+	uffdwp__prefetch(msg[0].arg.pagefault.address);
 	since = uffdwp__sampled(s->st, COUNT_READS, s->h->sample) ? uffdwp__sys_now() : 0;
 	uffdwp__count(s->st, COUNT_READS, 1);
 	b.n = 0;

@@ -23,6 +23,7 @@
 #define BATCH_DEFAULT 16
 #define SAMPLE_DEFAULT 8
 #define THREADS_DEFAULT 8
+#define DISPATCH_MAX 32 /* messages, after which the caller gets its turn */
 
 UFFDWP_PUBLIC const char *uffdwp_version(void)
 {
@@ -77,6 +78,12 @@ __cold struct uffdwp *uffdwp__create(void)
 	return h;
 }
 
+/* The thread IDs of another process may be those of another PID namespace. */
+__cold static bool may_follow(const struct uffdwp *h)
+{
+	return h->features & UFFDWP_FEATURE_THREAD_ID && h->source != UFFDWP_SOURCE_ADOPTED;
+}
+
 __cold void uffdwp__set_opts(struct uffdwp *h, const struct uffdwp_opts *o)
 {
 	bool pool = o->serve == UFFDWP_SERVE_THREADS;
@@ -94,10 +101,11 @@ __cold void uffdwp__set_opts(struct uffdwp *h, const struct uffdwp_opts *o)
 	h->thread_arg = o->thread_arg;
 	h->forked = o->forked;
 	h->forked_arg = o->forked_arg;
-	h->placement = !pool					? UFFDWP_PLACE_SCHED
-		       : o->placement				? o->placement
-		       : h->features & UFFDWP_FEATURE_THREAD_ID ? UFFDWP_PLACE_FOLLOW
-								: UFFDWP_PLACE_SCHED;
+	h->placement = o->placement;
+	if (!pool)
+		h->placement = UFFDWP_PLACE_SCHED;
+	else if (!o->placement)
+		h->placement = may_follow(h) ? UFFDWP_PLACE_FOLLOW : UFFDWP_PLACE_SCHED;
 }
 
 /* What callers of uffdwp_dispatch() poll: messages, and the stash where there is one. */
@@ -171,7 +179,7 @@ __cold static int child_region(struct uffdwp *child, const struct uffdwp__entry 
 		return -ENOMEM;
 	r->addr = e->start;
 	r->len = e->end - e->start;
-	uffdwp__table_insert(child, r);
+	uffdwp__region_link(child, r);
 	return 0;
 }
 
@@ -233,8 +241,6 @@ UFFDWP_PUBLIC int uffdwp_error(struct uffdwp *h)
 
 __cold static void fill_info(struct uffdwp *h, struct uffdwp_info *i)
 {
-	unsigned int phase;
-
 	i->features = h->features;
 	i->supported = h->supported;
 	i->ioctls = h->ioctls;
@@ -247,9 +253,7 @@ __cold static void fill_info(struct uffdwp *h, struct uffdwp_info *i)
 	i->async = !!(h->features & UFFDWP_FEATURE_WP_ASYNC);
 	i->populates = !(h->features & UFFDWP_FEATURE_WP_UNPOPULATED);
 	i->error = uffdwp__error(h);
-	phase = uffdwp__enter(h);
-	i->regions = atomic_load_explicit(&h->table, memory_order_seq_cst)->n;
-	uffdwp__leave(h, phase);
+	i->regions = atomic_load_explicit(&h->nregions, memory_order_relaxed);
 }
 
 UFFDWP_PUBLIC __cold int uffdwp_info(struct uffdwp *h, struct uffdwp_info *info)
@@ -302,18 +306,24 @@ UFFDWP_PUBLIC int uffdwp_fd(struct uffdwp *h)
 UFFDWP_PUBLIC int uffdwp_dispatch(struct uffdwp *h)
 {
 	struct uffdwp__server s = { .h = h, .worker = UFFDWP_NO_WORKER };
-	int err = uffdwp__check(h), n;
+	int err = uffdwp__check(h), n, sum = 0;
 
 	if (err)
 		return err;
 	if (h->serve != UFFDWP_SERVE_CALLER)
 		return -EOPNOTSUPP;
+	if (unlikely(uffdwp__serving(h)))
+		return -EDEADLK;
 	s.st = &h->stats;
-	n = uffdwp__serve(&s);
+	/* Whoever was released has often faulted again by now: sooner read than polled for. */
+	do {
+		n = uffdwp__serve(&s);
+		sum += n > 0 ? n : 0;
+	} while (n > 0 && sum < DISPATCH_MAX && !h->blocking);
 	if (unlikely(n < 0))
 		uffdwp__fail(h, n);
 	err = uffdwp__error(h);
-	return err ? err : n;
+	return err ? err : sum;
 }
 
 UFFDWP_PUBLIC int uffdwp_set_pid(struct uffdwp *h, int32_t pid)

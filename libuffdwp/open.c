@@ -383,6 +383,7 @@ UFFDWP_PUBLIC __cold int uffdwp_adopt(struct uffdwp **out, int fd,
 		if (was >= 0)
 			uffdwp__sys_nonblock(fd, was);
 	} else {
+		uffdwp__sys_cloexec(fd);
 		*out = h;
 	}
 	return err;

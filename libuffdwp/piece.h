@@ -44,6 +44,12 @@ static inline uint64_t uffdwp__page_of(const struct uffdwp_region *r, uint64_t a
 	return uffdwp__offset_of(r, addr) >> r->shift;
 }
 
+/* The pages of a piece. */
+static inline uint64_t uffdwp__piece_pages(const struct uffdwp_region *r)
+{
+	return r->page_size < UFFDWP__PIECE ? UFFDWP__PIECE >> r->shift : 1;
+}
+
 /* An index is made from an address that was checked before; the region may have moved between. */
 static inline bool uffdwp__in_pages(const struct uffdwp_region *r, uint64_t first, uint64_t n)
 {

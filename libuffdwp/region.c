@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "call.h"
+#include "piece.h"
 #include "sys.h"
 #include "util.h"
 
@@ -62,6 +63,14 @@ __cold void uffdwp__region_free(struct uffdwp_region *r)
 {
 	uffdwp__sys_free(r->zeros, r->zeros_size);
 	uffdwp__sys_free(r, r->alloc_size);
+}
+
+__cold void uffdwp__region_link(struct uffdwp *h, struct uffdwp_region *r)
+{
+	r->next = h->regions;
+	h->regions = r;
+	atomic_fetch_add_explicit(&h->nregions, 1, memory_order_relaxed);
+	uffdwp__table_insert(h, r);
 }
 
 /* ---- Adding ---- */
@@ -202,7 +211,7 @@ __cold static int add_locked(struct uffdwp *h, struct uffdwp_region *r,
 	if (!err)
 		err = register_region(r, o);
 	if (!err)
-		uffdwp__table_insert(h, r);
+		uffdwp__region_link(h, r);
 	return err;
 }
 
@@ -260,25 +269,48 @@ UFFDWP_PUBLIC __cold int uffdwp_region_add(struct uffdwp *h, const struct uffdwp
 
 /* ---- Removing ---- */
 
+/* Waits for operations that still read their pages, but not for pages held by UFFDWP_LATER; nothing is delivered after. */
+__cold static void quiesce(struct uffdwp_region *r)
+{
+	uint64_t end = r->base + r->size;
+
+	for (uint64_t addr = r->base; r->pages.n && addr < end;) {
+		struct uffdwp__piece p;
+
+		if (uffdwp__piece_lock(&p, r, addr, end - addr))
+			return;
+		uffdwp__piece_unlock(&p, 0, p.n, UFFDWP__FREE);
+		addr += p.len;
+	}
+}
+
 /*
  * Leaves no thread asleep: unregistering alone wakes nobody who waits on a protected page, and a thread that is
- * woken while the range is registered would sleep again. Done while the region can still be found, so that no
- * fault, or late SIGBUS, ever finds it registered and nobody's.
+ * woken while the range is registered would sleep again. Unregistering drops protection since Linux 6.0; it does not
+ * wait for events to be read, as unprotecting does. Done while the region can still be found, so that no fault, or
+ * late SIGBUS, ever finds it registered and nobody's.
  */
 __cold static void detach(struct uffdwp_region *r)
 {
 	uint64_t addr = atomic_load_explicit(&r->addr, memory_order_relaxed);
 	uint64_t len = atomic_load_explicit(&r->len, memory_order_relaxed);
 
-	/*
-	 * The first waits for operations that still read their pages. It fails at pages held for LATER, and where memory
-	 * was unmapped; then unregistering does the rest, which drops protection since Linux 6.0.
-	 */
-	if (r->mode & UFFDWP_MODE_WP && uffdwp_unprotect(r, addr, len, NULL) &&
-	    !(r->h->features & UFFDWP_FEATURE_WP_UNPOPULATED))
+	quiesce(r);
+	if (r->mode & UFFDWP_MODE_WP && !(r->h->features & UFFDWP_FEATURE_WP_UNPOPULATED))
 		uffdwp__unprotect_all(r->h, addr, len, r->kernel_page);
 	uffdwp__sys_unregister(r->h->fd, addr, len);
 	uffdwp__sys_wake(r->h->fd, addr, len);
+}
+
+/* Under the lock. */
+__cold static void unlink_region(struct uffdwp *h, const struct uffdwp_region *r)
+{
+	struct uffdwp_region **p = &h->regions;
+
+	while (*p != r)
+		p = &(*p)->next;
+	*p = r->next;
+	atomic_fetch_sub_explicit(&h->nregions, 1, memory_order_relaxed);
 }
 
 UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
@@ -301,11 +333,7 @@ UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
 	} else {
 		uffdwp__synchronize(h);
 	}
-	for (struct uffdwp_region **p = &h->gone; *p; p = &(*p)->next_gone)
-		if (*p == r) {
-			*p = r->next_gone;
-			break;
-		}
+	unlink_region(h, r);
 	pthread_mutex_unlock(&h->lock);
 	uffdwp__region_free(r);
 	return 0;
@@ -313,25 +341,20 @@ UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
 
 __cold void uffdwp__regions_detach(struct uffdwp *h)
 {
-	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_relaxed);
-
-	for (uint32_t i = 0; t && i < t->n; i++)
-		detach(t->e[i].r);
+	for (struct uffdwp_region *r = h->regions; r; r = r->next)
+		if (!atomic_load_explicit(&r->gone, memory_order_relaxed))
+			detach(r);
 }
 
 __cold void uffdwp__regions_free(struct uffdwp *h)
 {
-	struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_relaxed);
+	while (h->regions) {
+		struct uffdwp_region *r = h->regions;
 
-	for (uint32_t i = 0; t && i < t->n; i++)
-		uffdwp__region_free(t->e[i].r);
-	while (h->gone) {
-		struct uffdwp_region *r = h->gone;
-
-		h->gone = r->next_gone;
+		h->regions = r->next;
 		uffdwp__region_free(r);
 	}
-	uffdwp__sys_free(t, h->table_size);
+	uffdwp__sys_free(atomic_load_explicit(&h->table, memory_order_relaxed), h->table_size);
 	uffdwp__sys_free(h->spare, h->table_size);
 }
 

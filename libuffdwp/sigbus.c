@@ -182,6 +182,7 @@ static bool ours(uint64_t addr, const ucontext_t *uc)
 	uint32_t generation;
 	enum outcome out;
 
+	uffdwp__prefetch(addr);
 	if (vain.addr != addr)
 		vain.times = 0;
 	out = serve(addr, uc, &generation);

@@ -66,6 +66,11 @@ __cold int uffdwp__sys_api(int fd, uint64_t features, uint64_t *got, uint64_t *i
 	return err;
 }
 
+__cold int uffdwp__sys_cloexec(int fd)
+{
+	return (int)RETRY(fcntl(fd, F_SETFD, FD_CLOEXEC));
+}
+
 __cold int uffdwp__sys_nonblock(int fd, bool on)
 {
 	int flags = (int)RETRY(fcntl(fd, F_GETFL));

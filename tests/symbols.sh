@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # The functions that the public headers declare, the symbol map's, and those that libuffdwp.so exports are
-# the same; each carries the version node of the map; the static library defines no global name
+# the same; each has a manual page, and carries the version node of the map; the static library defines no global name
 # outside uffdwp_; soname and version are the header's.
 set -u
 cd "$(dirname "$0")/.." || exit 99
@@ -36,6 +36,11 @@ nm -D --defined-only "$so" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | 
 [ -s "$tmp/declared" ] || exit 99
 same 'declared in the headers = named by the map' "$tmp/declared" "$tmp/mapped"
 same 'named by the map = exported' "$tmp/mapped" "$tmp/exported"
+
+while read -r f; do
+	[ ! -e "docs/$f.3" ] || echo "$f"
+done <"$tmp/mapped" >"$tmp/documented"
+same 'named by the map = has a manual page' "$tmp/mapped" "$tmp/documented"
 
 sed -nE 's/^(UFFDWP_[0-9.]+) \{$/\1/p' libuffdwp/libuffdwp.map | sort >"$tmp/nodes"
 nm -D --defined-only "$so" | sed -nE '/ A /d; s/.*@@(.*)$/\1/p' | sort -u >"$tmp/seen"

@@ -209,9 +209,8 @@ static void verify(struct test *c)
 		CHECK_EQ(atomic_load(&c->calls[i]), 1);
 	CHECK_EQ(memcmp(c->saved, c->before, t->mem.size), 0);
 	peer_memory(c, now);
-	for (size_t i = 0; i < t->pages; i++) {
+	for (size_t i = 0; i < t->pages; i++)
 		CHECK_EQ(live_load(now + i * t->page), i + 1);
-	}
 	free(now);
 }
 

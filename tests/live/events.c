@@ -27,11 +27,14 @@ struct test {
 static int on_write(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
 {
 	struct test *c = ctx;
+	int err;
 
 	if (f->addr != c->at + f->offset || (uintptr_t)f->mem != f->addr)
 		atomic_store(&c->bad, 1);
+	err = uffdwp_read(r, f->addr, c->saved + f->offset, f->len, NULL);
+	/* After the read: who sees the count may look at what was saved. */
 	atomic_fetch_add(&c->calls[f->offset / c->t->page], 1);
-	return uffdwp_read(r, f->addr, c->saved + f->offset, f->len, NULL);
+	return err;
 }
 
 static int on_event(struct uffdwp_region *r, const struct uffdwp_event *e, void *ctx)

@@ -18,6 +18,7 @@ struct test {
 	struct uffdwp_region *r;
 	_Atomic int stop, calls, inside, late, gone, entered, hold;
 	_Atomic uint64_t writes;
+	bool caller;
 };
 
 struct writer {
@@ -232,7 +233,8 @@ static int try_to_end(struct uffdwp_region *r, const struct uffdwp_fault *f, voi
 	struct uffdwp_region *new = r;
 
 	if (uffdwp_region_remove(r) == -EDEADLK && uffdwp_close(c->h) == -EDEADLK &&
-	    uffdwp_region_add(c->h, &o, &new) == -EDEADLK && !new)
+	    uffdwp_region_add(c->h, &o, &new) == -EDEADLK &&
+	    !new &&uffdwp_dispatch(c->h) == (c->caller ? -EDEADLK : -EOPNOTSUPP))
 		atomic_fetch_add(&c->calls, 1);
 	return 0;
 }
@@ -240,7 +242,7 @@ static int try_to_end(struct uffdwp_region *r, const struct uffdwp_fault *f, voi
 static void within(struct live *t, uint32_t serve)
 {
 	struct uffdwp_ops end = { .sz = sizeof(end), .write = try_to_end };
-	struct test c = { .t = t };
+	struct test c = { .t = t, .caller = serve == UFFDWP_SERVE_CALLER };
 	struct live_server s;
 
 	c.h = live_open(serve, mem_wp_features(t->mem.kind));

@@ -95,6 +95,7 @@ START_TEST(opts_sizes)
 	struct uffdwp *h;
 	int fd = raw(1);
 
+	ck_assert_int_eq(fcntl(fd, F_SETFD, 0), 0);
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		o.sz = sizes[i];
 		refused(fd, &o, -EINVAL);
@@ -107,6 +108,7 @@ START_TEST(opts_sizes)
 	ck_assert_int_eq(uffdwp_adopt(&h, fd, longer), 0);
 	free(longer);
 	ck_assert(fcntl(fd, F_GETFL) & O_NONBLOCK);
+	ck_assert(fcntl(fd, F_GETFD) & FD_CLOEXEC);
 	ck_assert_int_ge(uffdwp_fd(h), 0);
 	ck_assert_int_eq(uffdwp_close(h), 0);
 	ck_assert_int_eq(fcntl(fd, F_GETFD), -1);

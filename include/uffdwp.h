@@ -373,8 +373,8 @@ int uffdwp_continue(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint32
 
 /*
  * Place missing pages by moving them from src, private anonymous memory of the process watched, which has
- * a hole there afterwards (6.8). -EOPNOTSUPP: the kernel or the memory can not, or a page is protected,
- * which a move can not keep; -EBUSY: pinned.
+ * a hole there afterwards (6.8). A page that is protected is copied, which keeps it so.
+ * -EOPNOTSUPP: the kernel or the memory can not, or a page of another process is protected; -EBUSY: pinned.
  */
 int uffdwp_move(struct uffdwp_region *r, uint64_t addr, uint64_t src, uint64_t len, uint64_t *done);
 

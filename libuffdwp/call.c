@@ -163,14 +163,11 @@ __cold void uffdwp__fail(struct uffdwp *h, int err)
  * A page that can not be unprotected because it is not there (unmapped, moved, its process gone) keeps its
  * state if it was moved: it is protected still. Threads are woken to find out for themselves.
  */
-int uffdwp__release(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp__stats *st)
+static int release_pages(struct uffdwp_region *r, uint64_t first, uint64_t n)
 {
 	uint64_t addr = uffdwp__addr_of(r, first), done;
-	int err;
+	int err = uffdwp__sys_writeprotect(r->h->fd, addr, n << r->shift, false);
 
-	/* Counted before anybody runs on, so that a program at rest has its exact numbers. */
-	uffdwp__count(st, COUNT_RESOLVES, 1);
-	err = uffdwp__sys_writeprotect(r->h->fd, addr, n << r->shift, false);
 	if (unlikely(err))
 		err = uffdwp__writeprotect(r->h, addr, n << r->shift, r->kernel_page, false, &done);
 	if (likely(!err)) {
@@ -184,29 +181,54 @@ int uffdwp__release(struct uffdwp_region *r, uint64_t first, uint64_t n, struct 
 	return err;
 }
 
+/* Counted before anybody runs on, so that a program at rest has its exact numbers. */
+int uffdwp__release(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp__stats *st)
+{
+	uffdwp__count(st, COUNT_RESOLVES, 1);
+	return release_pages(r, first, n);
+}
+
+static int call_write(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp_fault *f)
+{
+	uintptr_t mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
+
+	f->addr = uffdwp__addr_of(r, first);
+	f->offset = first << r->shift;
+	f->len = n << r->shift;
+	f->mem = mem ? (char *)mem + f->offset : NULL;
+	f->kind = UFFDWP_FAULT_WRITE;
+	f->write = 1;
+	return r->ops.write(r, f, r->ctx);
+}
+
+/* One page called for and released is the common case, and one counter: see stats.h. */
+static void count_delivery(struct uffdwp__stats *st, uint64_t n, bool released)
+{
+	if (likely(n == 1 && released)) {
+		uffdwp__count(st, COUNT_SINGLES, 1);
+		return;
+	}
+	uffdwp__count(st, COUNT_OP_CALLS, 1);
+	uffdwp__count(st, COUNT_OP_PAGES, n);
+	uffdwp__count(st, COUNT_RESOLVES, released);
+}
+
 int uffdwp__deliver(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp_fault *f,
 		    struct uffdwp__stats *st)
 {
-	int ret = 0;
+	int ret;
 
-	if (r->ops.write && likely(!uffdwp__error(r->h))) {
-		uintptr_t mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
-
-		f->addr = uffdwp__addr_of(r, first);
-		f->offset = first << r->shift;
-		f->len = n << r->shift;
-		f->mem = mem ? (char *)mem + f->offset : NULL;
-		f->kind = UFFDWP_FAULT_WRITE;
-		f->write = 1;
-		uffdwp__count(st, COUNT_OP_CALLS, 1);
-		uffdwp__count(st, COUNT_OP_PAGES, n);
-		ret = r->ops.write(r, f, r->ctx);
-		if (ret == UFFDWP_LATER)
-			return ret;
-		if (unlikely(ret))
-			uffdwp__fail(r->h, ret < 0 ? ret : -EINVAL);
+	if (!r->ops.write || unlikely(uffdwp__error(r->h))) {
+		uffdwp__release(r, first, n, st);
+		return 0;
 	}
-	uffdwp__release(r, first, n, st);
+	ret = call_write(r, first, n, f);
+	count_delivery(st, n, ret != UFFDWP_LATER);
+	if (ret == UFFDWP_LATER)
+		return ret;
+	if (unlikely(ret))
+		uffdwp__fail(r->h, ret < 0 ? ret : -EINVAL);
+	release_pages(r, first, n);
 	return 0;
 }
 

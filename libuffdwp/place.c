@@ -8,6 +8,19 @@
 
 enum place { PLACE_COPY, PLACE_ZERO, PLACE_CONTINUE, PLACE_MOVE, PLACE_POISON };
 
+/* MOVE can neither protect nor replace a marker; where src is ours, copying and discarding comes to the same. */
+static int64_t move_protected(struct uffdwp_region *r, uint64_t addr, uint64_t src)
+{
+	int64_t n;
+
+	if (r->h->source == UFFDWP_SOURCE_ADOPTED)
+		return -EOPNOTSUPP;
+	n = uffdwp__sys_copy(r->h->fd, addr, src, r->kernel_page, true);
+	if (n > 0)
+		uffdwp__sys_discard((void *)(uintptr_t)src, (size_t)n, false);
+	return n;
+}
+
 static int64_t place_once(struct uffdwp_region *r, enum place what, uint64_t addr, uint64_t src,
 			  uint64_t len, bool wp)
 {
@@ -24,7 +37,7 @@ static int64_t place_once(struct uffdwp_region *r, enum place what, uint64_t add
 	case PLACE_CONTINUE:
 		return uffdwp__sys_continue(fd, addr, len, wp);
 	case PLACE_MOVE:
-		return wp ? -EOPNOTSUPP : uffdwp__sys_move(fd, addr, src, len);
+		return wp ? move_protected(r, addr, src) : uffdwp__sys_move(fd, addr, src, len);
 	default:
 		return uffdwp__sys_poison(fd, addr, len);
 	}

@@ -28,6 +28,7 @@ enum uffdwp__counter {
 	COUNT_EAGAIN,
 	COUNT_EEXIST,
 	COUNT_MOVES,
+	COUNT_SINGLES, /* not public: one op_calls, one op_pages, one resolves */
 	COUNTERS
 };
 

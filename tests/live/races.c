@@ -282,8 +282,9 @@ static void stale_unmap(struct live *t)
 		c.mem = map(4 * PAGE);
 		c.r = add(c.h, c.mem, 4 * PAGE, UFFDWP_MODE_WP, 1, NULL, NULL);
 		live_thread(&unmapper, unmap_four, &c);
-		live_msleep(
-			2); /* unmapped by now; its event is read by the calls below, or not yet */
+		/* Its event is read by the calls below, or not yet. */
+		while (!msync(c.mem, PAGE, MS_ASYNC))
+			live_msleep(1);
 		CHECK_EQ(uffdwp_region_remove(c.r), 0);
 		again = mmap(c.mem, 4 * PAGE, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);

@@ -39,8 +39,10 @@ int main(void)
 	struct uffdwp *h;
 	pthread_t t[PAGES];
 
-	if (mem == MAP_FAILED || uffdwp_open(&h, NULL))
-		return 77; /* no memory, or no userfaultfd for us: examples/capture.c says which */
+	if (mem == MAP_FAILED || uffdwp_open(&h, NULL)) {
+		puts("no memory, or no userfaultfd for this user: examples/capture.c says which");
+		return 77;
+	}
 	for (int i = 0; i < PAGES; i++)
 		strcpy(mem + i * PAGE, "old");
 	o.addr = (uintptr_t)mem;

@@ -13,7 +13,7 @@
  *					.mode = UFFDWP_MODE_WP, .ops = &ops, .ctx = copy };
  *	uffdwp_open(&h, NULL);
  *	uffdwp_region_add(h, &o, &r);
- *	uffdwp_protect(r, o.addr, o.len, NULL);	// from here each first write saves its page first
+ *	uffdwp_protect(r, o.addr, o.len, NULL);	// from here a write saves its page first
  *
  * The header goes from simple to advanced: open, regions, protect, the calls,
  * serving without threads, statistics, other processes.
@@ -86,9 +86,10 @@ enum uffdwp_source {
 
 /* Whose faults are caught. */
 enum uffdwp_faults {
-	UFFDWP_FAULTS_KERNEL = 0, /* user mode and kernel mode (read(2) into a page, KVM); privileged */
-	UFFDWP_FAULTS_USER,	  /* user mode only (5.11): kernel-mode access fails with EFAULT */
-	UFFDWP_FAULTS_ANY,	  /* the first if permitted, else the second; uffdwp_info() tells */
+	/* user mode and kernel mode (read(2) into a page, KVM); privileged */
+	UFFDWP_FAULTS_KERNEL = 0,
+	UFFDWP_FAULTS_USER, /* user mode only (5.11): kernel-mode access fails with EFAULT */
+	UFFDWP_FAULTS_ANY,  /* the first if permitted, else the second; uffdwp_info() tells */
 };
 
 /* How faults are served. */
@@ -96,19 +97,28 @@ enum uffdwp_serve {
 	UFFDWP_SERVE_THREADS = 0, /* by a pool of threads */
 	UFFDWP_SERVE_CALLER,	  /* by whoever calls uffdwp_dispatch() */
 	/*
-	 * Inside the faulting thread, which must be of this process. User-mode faults only. The library's SIGBUS
-	 * handler passes on what is not its own, and stays installed for the life of the process. Threads must not block
-	 * SIGBUS; an alternate signal stack needs 8 KiB besides what the operations use.
+	 * Inside the faulting thread, which must be of this process; user-mode faults only. The
+	 * library's SIGBUS handler passes on what is not its own, and stays installed for the
+	 * life of the process. Threads must not block SIGBUS; an alternate signal stack needs 8
+	 * KiB besides what the operations use.
 	 */
 	UFFDWP_SERVE_SIGBUS,
 };
 
 /* On which CPUs the pool's threads run. */
 enum uffdwp_placement {
-	UFFDWP_PLACE_AUTO = 0, /* FOLLOW with UFFDWP_FEATURE_THREAD_ID, else SCHED */
-	UFFDWP_PLACE_SCHED,    /* left to the scheduler */
-	UFFDWP_PLACE_FOLLOW, /* each thread moves to the CPU of the threads whose faults it serves */
-	UFFDWP_PLACE_PIN,    /* thread i on cpus[i % ncpus] */
+	/* FOLLOW for faults of this process, if UFFDWP_FEATURE_THREAD_ID is there; else SCHED. */
+	UFFDWP_PLACE_AUTO = 0,
+	/* Left to the scheduler. */
+	UFFDWP_PLACE_SCHED,
+	/*
+	 * Left to the scheduler, unless the threads whose faults are served are bound to one CPU:
+	 * then the serving thread is bound to it too. From another CPU a fault takes several
+	 * times as long.
+	 */
+	UFFDWP_PLACE_FOLLOW,
+	/* Thread i on cpus[i % ncpus]. */
+	UFFDWP_PLACE_PIN,
 };
 
 struct uffdwp_opts {
@@ -125,11 +135,16 @@ struct uffdwp_opts {
 	uint32_t faults;    /* enum uffdwp_faults */
 	uint32_t serve;	    /* enum uffdwp_serve */
 	uint32_t placement; /* enum uffdwp_placement; threads only */
-	uint32_t threads; /* size of the pool, at most UFFDWP_THREADS_MAX; 0: one a CPU, at most 8 */
-	uint32_t batch;	  /* messages a read, at most UFFDWP_BATCH_MAX; 0: 16 */
-	uint32_t sample; /* one of so many batches is timed for the latency histogram; 0: 8, 1: all */
-	uint32_t blocking; /* SERVE_CALLER without EVENT_*; 1: uffdwp_dispatch() waits for a message or a signal */
-	const int *cpus; /* PLACE_PIN only; copied */
+	/*
+	 * Size of the pool, at most UFFDWP_THREADS_MAX; 0: one a CPU, at most 8. One thread
+	 * serves as long as it can; the others help while an operation takes long, or faults come
+	 * faster.
+	 */
+	uint32_t threads;
+	uint32_t batch;	   /* messages a read, at most UFFDWP_BATCH_MAX; 0: 16 */
+	uint32_t sample;   /* one batch in so many is timed for the histogram; 0: 8, 1: all */
+	uint32_t blocking; /* caller without EVENT_*: 1: uffdwp_dispatch() waits, see there */
+	const int *cpus;   /* PLACE_PIN only; copied */
 	size_t ncpus;
 	/*
 	 * Called first in each serving thread, before it serves: names, priorities,
@@ -142,9 +157,9 @@ struct uffdwp_opts {
 	 * With UFFDWP_FEATURE_EVENT_FORK: called in a serving thread with a new handle
 	 * for the forked child, which this process serves with uffdwp_dispatch(), and
 	 * closes. Its regions are at the same addresses with the same operations; find them
-	 * with uffdwp_region_find(). Every page of theirs counts as protected. fork(2) sleeps until
-	 * the event is read, with glibc's malloc locked: who serves must not allocate before that. NULL: children
-	 * are left alone, their memory is unprotected.
+	 * with uffdwp_region_find(). Every page of theirs counts as protected. fork(2) sleeps
+	 * until the event is read, with glibc's malloc locked: who serves must not allocate before
+	 * that. NULL: children are left alone, their memory is unprotected.
 	 */
 	void (*forked)(struct uffdwp *parent, struct uffdwp *child, void *arg);
 	void *forked_arg;
@@ -178,17 +193,18 @@ int uffdwp_close(struct uffdwp *h);
 
 struct uffdwp_info {
 	size_t sz;
-	uint64_t features; /* obtained */
-	uint64_t supported; /* by the running kernel, less the masked ones; 0 if adopted with its handshake done */
+	uint64_t features;  /* obtained */
+	uint64_t supported; /* by the kernel, less the masked; 0: adopted after its handshake */
 	uint64_t ioctls;    /* as UFFDIO_API said: bit n is the ioctl with number n */
 	uint32_t source;    /* enum uffdwp_source: DEVICE, SYSCALL or ADOPTED */
 	uint32_t faults;    /* KERNEL or USER */
 	uint32_t serve;	    /* enum uffdwp_serve */
 	uint32_t placement; /* SCHED, FOLLOW or PIN */
 	uint32_t threads;   /* in the pool; 0 if there is none */
-	uint32_t batch;
-	uint32_t async; /* 1: the kernel resolves write faults itself, there are no messages */
-	uint32_t populates; /* 1: no WP_UNPOPULATED, so uffdwp_protect() populates anonymous memory first */
+	uint32_t batch;	    /* messages a read */
+	uint32_t async;	    /* 1: the kernel resolves write faults itself, there are no messages */
+	/* 1: uffdwp_protect() populates anonymous memory, for want of markers */
+	uint32_t populates;
 	uint32_t regions; /* now */
 	int32_t error;	  /* uffdwp_error() */
 };
@@ -221,26 +237,29 @@ enum uffdwp_fault_kind {
 };
 
 struct uffdwp_fault {
-	uint64_t addr; /* first page, where the fault arrived */
-	uint64_t offset; /* of addr from where the region was when it was added, whatever was unmapped since */
+	uint64_t addr;	 /* first page, where the fault arrived */
+	uint64_t offset; /* of it from where the region began when it was added */
 	uint64_t len;	 /* bytes: one page, or up to the region's run of them */
 	void *mem;	 /* the same memory in this process, or NULL */
 	uint32_t kind;	 /* enum uffdwp_fault_kind */
 	uint32_t write;	 /* 1: the access was a write */
-	uint32_t tid;	 /* thread that faults, in its own PID namespace; 0: unknown, or a sweep */
+	uint32_t tid;	 /* who faults, in its own PID namespace; 0: unknown, or a sweep */
 	uint32_t worker; /* index of the serving thread; UFFDWP_NO_WORKER outside the pool */
 };
 
 #define UFFDWP_NO_WORKER UINT32_MAX
 
 enum uffdwp_event_kind {
-	UFFDWP_EVENT_REMAP = 1, /* mremap(2) done; the region is at its new address already */
+	/* mremap(2) is done; the region is at its new address already. */
+	UFFDWP_EVENT_REMAP = 1,
 	/*
-	 * A discard begins; the content may be gone already. Anonymous memory loses its protection with it; its pages count
-	 * as protected still, and an operation may get them later with newer content.
+	 * A discard begins; the content may be gone already. Anonymous memory loses its protection
+	 * with it; its pages count as protected still, and an operation may get them later, with
+	 * newer content.
 	 */
 	UFFDWP_EVENT_REMOVE,
-	UFFDWP_EVENT_UNMAP, /* munmap(2) done; a region with nothing left gets no more faults */
+	/* munmap(2) is done. A region with nothing left gets no more faults. */
+	UFFDWP_EVENT_UNMAP,
 };
 
 struct uffdwp_event {
@@ -259,15 +278,18 @@ struct uffdwp_event {
  * might, nor remove the region or close the handle. With UFFDWP_SERVE_SIGBUS they run in a signal
  * handler and may only do what signal-safety(7) allows and the calls of this header.
  *
- * missing: place the page with uffdwp_copy(), uffdwp_zeropage() or uffdwp_move(), return 0. A page
- *   may be asked for more than once, by several threads. UFFDWP_LATER: any thread places it later, which
- *   wakes who waits (with UFFDWP_SERVE_SIGBUS the access is tried again meanwhile). NULL: zero-fill.
+ * missing: place the page with uffdwp_copy(), uffdwp_zeropage() or uffdwp_move(), return 0. A
+ *   page may be asked for more than once, by several threads. UFFDWP_LATER: any thread places it
+ *   later, which wakes who waits (with UFFDWP_SERVE_SIGBUS the access is tried again meanwhile).
+ *   NULL: zero-fill.
  * write: called exactly once for each page between its protection and its release, with up to
- *   opts.run pages that nobody has written since: save them, return 0; they are
- *   released then. UFFDWP_LATER: the pages stay protected and their writers asleep until
- *   uffdwp_release(). NULL: release.
- * minor: the page cache holds what it should: return 0 after uffdwp_continue(), or UFFDWP_LATER. NULL: continue.
- * event: the address space changed. NULL: ignore. What the library's own books need is done in any case.
+ *   opts.run pages that nobody has written since: save them, return 0; they are released then.
+ *   UFFDWP_LATER: the pages stay protected and their writers asleep until uffdwp_release().
+ *   NULL: release.
+ * minor: the page cache holds what it should: return 0 after uffdwp_continue(), or UFFDWP_LATER.
+ *   NULL: continue.
+ * event: the address space changed. Faults may wait for it: be short. NULL: ignore. What the
+ *   library's own books need is done in any case.
  */
 struct uffdwp_ops {
 	size_t sz;
@@ -281,12 +303,16 @@ struct uffdwp_region_opts {
 	size_t sz;
 	uint64_t addr, len; /* where faults arrive; multiples of page_size, len > 0 */
 	void *mem;	    /* the same memory in this process if it is not addr itself; borrowed */
-	uint64_t page_size; /* 0: the base page. hugetlb: its huge page. THP: 2 MiB to keep huge pages whole */
+	/* 0: the base page. hugetlb: its huge page. THP: 2 MiB to release huge pages whole. */
+	uint64_t page_size;
 	uint32_t mode; /* UFFDWP_MODE_*, at least one */
-	uint32_t run; /* most pages a write operation gets at once, at most UFFDWP_RUN_MAX; 0: 1. */
-	/* Above 1, neighbours that fault together are one call, and a sequential writer */
-	/* gets the pages ahead of it released too. */
-	uint32_t armed; /* 1: its pages are protected already, by the process that the handle came from */
+	/*
+	 * Most pages that a write operation gets at once, at most UFFDWP_RUN_MAX; 0: 1. Above 1,
+	 * neighbours that fault together are one call, and a sequential writer gets the pages ahead
+	 * of it released too (not in regions with MISSING or MINOR, where they may not be there).
+	 */
+	uint32_t run;
+	uint32_t armed; /* 1: the process that the handle came from has protected all pages */
 	const struct uffdwp_ops *ops; /* copied; NULL: every default */
 	void *ctx; /* handed to the operations; borrowed until the region is removed */
 	/* Where a failed call says in words what is wrong with which option; may be NULL. */
@@ -297,25 +323,28 @@ struct uffdwp_region_opts {
 #define UFFDWP_RUN_MAX 512u
 
 /*
- * Register a range of anonymous, shmem, memfd or hugetlb memory. It begins unprotected.
- * *out belongs to the handle and lives until uffdwp_region_remove() or uffdwp_close().
- * -EINVAL: bad alignment, mode, page size (hugetlb memory wants its own), or memory that can not be
- * registered so; -EOPNOTSUPP: the kernel lacks the mode for this memory, or SIGBUS serving was asked
+ * Register a range of anonymous, shmem, memfd or hugetlb memory. It begins unprotected. *out
+ * belongs to the handle and lives until uffdwp_region_remove() or uffdwp_close(). -EINVAL: bad
+ * alignment, mode, page size (hugetlb memory wants its own), or memory that can not be registered
+ * so; -EOPNOTSUPP: the kernel lacks the mode for this memory, or SIGBUS serving was asked
  * together with MINOR and MISSING; -EEXIST: overlaps a region of this handle; -EBUSY: another
- * userfaultfd has it; -EPERM: read-only shared memory; -ENOMEM.
- * Thread-safe, not from operations (-EDEADLK).
+ * userfaultfd has it; -EPERM: read-only shared memory; -ENOMEM. Thread-safe, not from operations
+ * (-EDEADLK).
  */
 int uffdwp_region_add(struct uffdwp *h, const struct uffdwp_region_opts *opts,
 		      struct uffdwp_region **out);
 
 /*
- * Release every page and thread of the region, unregister it, free it. Faults in flight are finished
- * first: no operation runs after it returns. -EDEADLK: called from an operation.
- * Nobody else may use r during or after it.
+ * Release every page and thread of the region, unregister it, free it. Faults in flight are
+ * finished first: no operation runs after it returns. -EDEADLK: called from an operation. Nobody
+ * else may use r during or after it.
  */
 int uffdwp_region_remove(struct uffdwp_region *r);
 
-/* The region that holds addr, or NULL. It may be removed by another thread right after. Thread-safe. */
+/*
+ * The region that holds addr, or NULL. It may be removed by another thread right after.
+ * Thread-safe.
+ */
 struct uffdwp_region *uffdwp_region_find(struct uffdwp *h, uint64_t addr);
 
 /* Its address and length now (they follow mremap and munmap), page size, context. Thread-safe. */
@@ -328,13 +357,14 @@ struct uffdwp *uffdwp_region_handle(const struct uffdwp_region *r);
 /* ---- Calls ------------------------------------------------------------ */
 
 /*
- * All of them: addr and len are multiples of the page size and inside the region, else -EINVAL. done,
- * which may be NULL, gets the bytes finished from addr on, also when the call fails. Long ranges
- * go in pieces, so that other threads' mmap(2) is not held up. -EAGAIN and -EINTR of
- * the kernel are handled; -EAGAIN comes back only if the address space kept changing for five
+ * All of them: addr and len are multiples of the page size and inside the region, else -EINVAL.
+ * done, which may be NULL, gets the bytes finished from addr on, also when the call fails. Long
+ * ranges go in pieces, so that other threads' mmap(2) is not held up. -EAGAIN and -EINTR of the
+ * kernel are handled; -EAGAIN comes back only if the address space kept changing for five
  * seconds. -ENOENT: part of it is not mapped any more; done tells where. -ESRCH: the process that
- * is watched has ended. -EBUSY: pages in the range stayed in an operation, or held by UFFDWP_LATER, for
- * a second. Thread-safe, and allowed in operations on other pages than the operation's own.
+ * is watched has ended. -EBUSY: pages in the range stayed in an operation, or held by
+ * UFFDWP_LATER, for a second. Thread-safe, and allowed in operations on other pages than the
+ * operation's own.
  */
 
 /*
@@ -349,8 +379,9 @@ int uffdwp_unprotect(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint6
 
 /*
  * Call the write operation for each page that is still protected, then release it: what a
- * background saver does. done counts up to the last page looked at. In a region with MISSING a page
- * that was never there is placed first, by its own operation: another thread must serve that fault. -ECANCELED: the handle failed.
+ * background saver does. done counts up to the last page looked at. In a region with MISSING a
+ * page that was never there is placed first, by its own operation: another thread must serve that
+ * fault. -ECANCELED: the handle failed.
  */
 int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);
 
@@ -360,9 +391,9 @@ int uffdwp_release(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_
 #define UFFDWP_COPY_WP 1u /* the pages placed are protected from the start */
 
 /*
- * Place missing pages from src (in this process), or zeros, or from the page cache. A page that is
- * there already is left alone and counts as done; threads waiting are woken in any case. A page that
- * was protected before it was there stays so. flags: 0 or UFFDWP_COPY_WP.
+ * Place missing pages from src (in this process), or zeros, or from the page cache. A page that
+ * is there already is left alone and counts as done; threads waiting are woken in any case. A
+ * page that was protected before it was there stays so. flags: 0 or UFFDWP_COPY_WP.
  */
 int uffdwp_copy(struct uffdwp_region *r, uint64_t addr, const void *src, uint64_t len,
 		uint32_t flags, uint64_t *done);
@@ -372,9 +403,10 @@ int uffdwp_continue(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint32
 		    uint64_t *done);
 
 /*
- * Place missing pages by moving them from src, private anonymous memory of the process watched, which has
- * a hole there afterwards (6.8). A page that is protected is copied, which keeps it so.
- * -EOPNOTSUPP: the kernel or the memory can not, or a page of another process is protected; -EBUSY: pinned.
+ * Place missing pages by moving them from src, private anonymous memory of the process watched,
+ * which has a hole there afterwards (6.8). A page that is protected is copied, which keeps it so.
+ * -EOPNOTSUPP: the kernel or the memory can not, or a page of another process is protected;
+ * -EBUSY: pinned.
  */
 int uffdwp_move(struct uffdwp_region *r, uint64_t addr, uint64_t src, uint64_t len, uint64_t *done);
 
@@ -385,9 +417,9 @@ int uffdwp_poison(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t
 int uffdwp_wake(struct uffdwp_region *r, uint64_t addr, uint64_t len);
 
 /*
- * Make every page present without writing: MADV_POPULATE_READ (5.14), else by reading each.
- * Not for missing pages from within operations. -EFAULT: can not be populated (a missing page in user-mode
- * or SIGBUS serving); -ENOMEM.
+ * Make every page present without writing: MADV_POPULATE_READ (5.14), else by reading each. Not
+ * for missing pages from within operations. -EFAULT: can not be populated (a missing page in
+ * user-mode or SIGBUS serving); -ENOMEM.
  */
 int uffdwp_populate(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);
 
@@ -405,25 +437,25 @@ int uffdwp_discard(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint32_
 		   uint64_t *done);
 
 /*
- * Copy the region's memory to buf, from mem or, if adopted, by process_vm_readv(2). The one
- * way to read a page whose writer sleeps that is safe everywhere: also in operations, and under ThreadSanitizer.
- * addr and len need no alignment. -EOPNOTSUPP: no way to read it.
+ * Copy the region's memory to buf, from mem or, if adopted, by process_vm_readv(2). The one way
+ * to read a page whose writer sleeps that is safe everywhere: also in operations, and under
+ * ThreadSanitizer. addr and len need no alignment. -EOPNOTSUPP: no way to read it.
  */
 int uffdwp_read(struct uffdwp_region *r, uint64_t addr, void *buf, uint64_t len, uint64_t *done);
 
 /* ---- Serving without threads ------------------------------------------ */
 
 /*
- * A descriptor to poll for POLLIN: there is something to dispatch. It belongs to the handle. -EOPNOTSUPP: not
- * UFFDWP_SERVE_CALLER, or opts.blocking. Thread-safe.
+ * A descriptor to poll for POLLIN: there is something to dispatch. It belongs to the handle.
+ * -EOPNOTSUPP: not UFFDWP_SERVE_CALLER, or opts.blocking. Thread-safe.
  */
 int uffdwp_fd(struct uffdwp *h);
 
 /*
- * Read what is there and serve it, without waiting; with opts.blocking wait for a message, which saves a poll each
- * time, until a signal handler has run. Returns the number of messages (0: none), or the
- * handle's error, after having served; keep calling it or close. Any number of threads may.
- * -EOPNOTSUPP: not UFFDWP_SERVE_CALLER; -EDEADLK: called from an operation.
+ * Read what is there and serve it, without waiting; with opts.blocking wait for a message, which
+ * saves a poll each time, until a signal handler has run. Returns the number of messages (0:
+ * none), or the handle's error, after having served; keep calling it or close. Any number of
+ * threads may. -EOPNOTSUPP: not UFFDWP_SERVE_CALLER; -EDEADLK: called from an operation.
  */
 int uffdwp_dispatch(struct uffdwp *h);
 
@@ -438,8 +470,8 @@ struct uffdwp_hist {
 };
 
 /*
- * The value that p percent (0 to 100) of the samples do not exceed, as the upper end of its bucket, at most max; 0
- * without samples. Thread-safe on a histogram nobody changes.
+ * The value that p percent (0 to 100) of the samples do not exceed, as the upper end of its
+ * bucket, at most max; 0 without samples. Thread-safe on a histogram nobody changes.
  */
 uint64_t uffdwp_hist_percentile(const struct uffdwp_hist *hist, double p);
 
@@ -465,9 +497,9 @@ struct uffdwp_stats {
 
 /*
  * The counters of one serving thread, or with UFFDWP_ALL_WORKERS the sum of all and of what was
- * counted outside the pool. Set st->sz = sizeof(*st) first. Serving threads pay nothing for it; faults that are being
- * served may be in some counters already and not in others.
- * -EINVAL: no such worker, or sz smaller than the first version's. Thread-safe.
+ * counted outside the pool. Set st->sz = sizeof(*st) first. Serving threads pay nothing for it;
+ * faults that are being served may be in some counters already and not in others. -EINVAL: no
+ * such worker, or sz smaller than the first version's. Thread-safe.
  */
 int uffdwp_stats(struct uffdwp *h, uint32_t worker, struct uffdwp_stats *st);
 
@@ -482,16 +514,17 @@ struct uffdwp_adopt_opts {
 };
 
 /*
- * Serve a userfaultfd received from another process (SCM_RIGHTS, pidfd_getfd(2)). On success the handle
- * owns fd and makes it O_NONBLOCK and FD_CLOEXEC (the other process must not change that); on failure it still belongs to the caller. Errors as uffdwp_open(), and
- * -EBADF, -EINVAL: fd is not a userfaultfd, or its handshake was done already, or not yet. SIGBUS: -EOPNOTSUPP.
+ * Serve a userfaultfd received from another process (SCM_RIGHTS, pidfd_getfd(2)). On success the
+ * handle owns fd and makes it O_NONBLOCK and FD_CLOEXEC (the other process must not change that);
+ * on failure it still belongs to the caller. Errors as uffdwp_open(), and -EBADF, -EINVAL: fd is
+ * not a userfaultfd, or its handshake was done already, or not yet. SIGBUS: -EOPNOTSUPP.
  * Thread-safe.
  */
 int uffdwp_adopt(struct uffdwp **out, int fd, const struct uffdwp_adopt_opts *opts);
 
 /*
- * Whose memory uffdwp_read() reads, once it is known: the handle of a forked child comes before fork(2) has told its
- * PID. 0: nobody's. -EOPNOTSUPP: not adopted. Thread-safe.
+ * Whose memory uffdwp_read() reads, once it is known: the handle of a forked child comes before
+ * fork(2) has told its PID. 0: nobody's. -EOPNOTSUPP: not adopted. Thread-safe.
  */
 int uffdwp_set_pid(struct uffdwp *h, int32_t pid);
 

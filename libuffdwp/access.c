@@ -10,8 +10,9 @@
 #include "util.h"
 
 /*
- * The one way in which the library reads a program's page. A page whose writer sleeps in a fault is not being
- * written, but ThreadSanitizer can not know; so this one function is not instrumented.
+ * The one way in which the library reads a program's page. A page whose writer sleeps in a fault
+ * is not being written, but ThreadSanitizer can not know; so this one function is not
+ * instrumented.
  */
 #if defined(__SANITIZE_THREAD__)
 #define UNDER_TSAN 1
@@ -59,7 +60,10 @@ static int read_by_kernel(int pid, uint64_t addr, char *buf, uint64_t len, uint6
 	return 0;
 }
 
-/* The process to read through the kernel, or 0: by copying. Memory that may be moved away must not be touched. */
+/*
+ * The process to read through the kernel, or 0: by copying. Memory that may be moved away must
+ * not be touched.
+ */
 static int read_from(const struct uffdwp_region *r)
 {
 	uint64_t moves = UFFDWP_FEATURE_EVENT_REMAP | UFFDWP_FEATURE_EVENT_UNMAP;
@@ -94,7 +98,10 @@ UFFDWP_PUBLIC int uffdwp_read(struct uffdwp_region *r, uint64_t addr, void *buf,
 	return err;
 }
 
-/* Without MADV_POPULATE_READ (5.14): by reading each page, through the kernel, so that a bad one is an error. */
+/*
+ * Without MADV_POPULATE_READ (5.14): by reading each page, through the kernel, so that a bad one
+ * is an error.
+ */
 static int populate_by_reading(struct uffdwp_region *r, int pid, uint64_t addr, uint64_t len,
 			       uint64_t *done)
 {

@@ -66,7 +66,10 @@ enum uffdwp__state uffdwp__pages_fault(struct uffdwp__pages *p, uint64_t i)
 		enum uffdwp__state s = old >> sh & 3;
 		uint64_t to = s >= UFFDWP__BUSY ? UFFDWP__CONTENDED : UFFDWP__BUSY;
 
-		/* A CONTENDED page is written too: the acquire and release must be with the present holder. */
+		/*
+		 * A CONTENDED page is written too: the acquire and release must be with the
+		 * present holder.
+		 */
 		if (swap(w, &old, (old & ~(UINT64_C(3) << sh)) | to << sh))
 			return s >= UFFDWP__BUSY ? UFFDWP__BUSY : s;
 	}

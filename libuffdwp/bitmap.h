@@ -44,8 +44,8 @@ void uffdwp__pages_fill(struct uffdwp__pages *p, enum uffdwp__state state);
 enum uffdwp__state uffdwp__pages_get(const struct uffdwp__pages *p, uint64_t i);
 
 /*
- * A fault came on page i. FREE or ARMED: it was that, now it is BUSY and the caller's. BUSY: another
- * thread has it, which will wake whoever sleeps there.
+ * A fault came on page i. FREE or ARMED: it was that, now it is BUSY and the caller's. BUSY:
+ * another thread has it, which will wake whoever sleeps there.
  */
 enum uffdwp__state uffdwp__pages_fault(struct uffdwp__pages *p, uint64_t i);
 
@@ -53,8 +53,9 @@ enum uffdwp__state uffdwp__pages_fault(struct uffdwp__pages *p, uint64_t i);
 uint64_t uffdwp__pages_claim(struct uffdwp__pages *p, uint64_t first, uint64_t max);
 
 /*
- * Makes FREE and ARMED pages from first on BUSY, until one is BUSY already or max (at most UFFDWP__LOCK_MAX) is
- * reached. Returns how many, their states before in prev, which is read by uffdwp__prev_armed().
+ * Makes FREE and ARMED pages from first on BUSY, until one is BUSY already or max (at most
+ * UFFDWP__LOCK_MAX) is reached. Returns how many, their states before in prev, which is read by
+ * uffdwp__prev_armed().
  */
 uint64_t uffdwp__pages_lock(struct uffdwp__pages *p, uint64_t first, uint64_t max, uint64_t *prev);
 

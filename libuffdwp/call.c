@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Protecting, unprotecting, and what both serve: delivering pages to the write operation, once each. */
+/*
+ * Protecting, unprotecting, and what both serve: delivering pages to the write operation, once
+ * each.
+ */
 #include "call.h"
 
 #include <errno.h>
@@ -109,7 +112,10 @@ UFFDWP_PUBLIC int uffdwp_protect(struct uffdwp_region *r, uint64_t addr, uint64_
 {
 	int err = protect_range(r, addr, len, true, done);
 
-	/* A handle that failed delivers nothing: what was protected after it did so would be for nothing. */
+	/*
+	 * A handle that failed delivers nothing: what was protected after it did so would be for
+	 * nothing.
+	 */
 	if (!err && unlikely(uffdwp__error(r->h))) {
 		protect_range(r, addr, len, false, done);
 		err = -ECANCELED;
@@ -160,8 +166,9 @@ __cold void uffdwp__fail(struct uffdwp *h, int err)
 }
 
 /*
- * A page that can not be unprotected because it is not there (unmapped, moved, its process gone) keeps its
- * state if it was moved: it is protected still. Threads are woken to find out for themselves.
+ * A page that can not be unprotected because it is not there (unmapped, moved, its process gone)
+ * keeps its state if it was moved: it is protected still. Threads are woken to find out for
+ * themselves.
  */
 static int release_pages(struct uffdwp_region *r, uint64_t first, uint64_t n)
 {
@@ -244,8 +251,9 @@ static uint64_t armed_run(const struct uffdwp_region *r, uint64_t i, uint64_t ma
 }
 
 /*
- * Where pages may be missing, the operation must not be the first to read one: the fault would wait for the page,
- * and who places it for the operation. In user mode, so that it is served in each way of serving.
+ * Where pages may be missing, the operation must not be the first to read one: the fault would
+ * wait for the page, and who places it for the operation. In user mode, so that it is served in
+ * each way of serving.
  */
 static void make_present(struct uffdwp_region *r, uint64_t first, uint64_t n)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The state that all floors share: who may use a handle, the table of its regions, the stash. The design is in core.h. */
+/*
+ * The state that all floors share: who may use a handle, the table of its regions, the stash. The
+ * design is in core.h.
+ */
 #include "core.h"
 
 #include <errno.h>
@@ -112,8 +115,8 @@ const struct uffdwp__entry *uffdwp__lookup(struct uffdwp *h, uint64_t addr)
 }
 
 /*
- * Waits until who entered before has left. Two phases: a reader may have taken the old phase's number and count
- * itself only now; it is then waited for in the second round.
+ * Waits until who entered before has left. Two phases: a reader may have taken the old phase's
+ * number and count itself only now; it is then waited for in the second round.
  */
 void uffdwp__synchronize(struct uffdwp *h)
 {
@@ -281,7 +284,10 @@ void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delt
 
 /* ---- The stash ---- */
 
-/* Events are numbered in the order in which they are read, in a field that the kernel leaves zero. */
+/*
+ * Events are numbered in the order in which they are read, in a field that the kernel leaves
+ * zero.
+ */
 static int read_numbered(struct uffdwp *h, struct uffd_msg *msg, uint32_t max)
 {
 	int n = uffdwp__sys_read(h->fd, msg, max);

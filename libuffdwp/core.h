@@ -5,24 +5,26 @@
  *
  * DESIGN
  *
- * The table is an array sorted by address, never changed once published; look-up is a binary search
- * without a lock. Who serves faults is a reader: it enters, looks up, calls operations, leaves. A change builds the
- * spare array, publishes it, and waits until every reader that may have seen the old one has left; then the
- * old one is the spare. So a region that was taken out is not in any operation when that wait is over. The wait is
- * over readers counted in two phases, as in sleepable RCU; readers never wait.
+ * The table is an array sorted by address, never changed once published; look-up is a binary
+ * search without a lock. Who serves faults is a reader: it enters, looks up, calls operations,
+ * leaves. A change builds the spare array, publishes it, and waits until every reader that may
+ * have seen the old one has left; then the old one is the spare. So a region that was taken out
+ * is not in any operation when that wait is over. The wait is over readers counted in two phases,
+ * as in sleepable RCU; readers never wait.
  *
- * Lock order: lock (changes of the table, by programs and by events) is the only one. Serving threads take it
- * for events, outside of the reader section, and never while they hold pages. Nothing that waits for a serving
- * thread to read messages is done under it.
+ * Lock order: lock (changes of the table, by programs and by events) is the only one. Serving
+ * threads take it for events, outside of the reader section, and never while they hold pages.
+ * Nothing that waits for a serving thread to read messages is done under it.
  *
  * Memory comes from mmap, never from malloc: the program's heap may be what is protected.
  *
- * The stash: calls meet EAGAIN until somebody has read the events that are pending. Any thread that meets it
- * reads messages into the stash itself, so no thread depends on another one, which may be waiting too.
+ * The stash: calls meet EAGAIN until somebody has read the events that are pending. Any thread
+ * that meets it reads messages into the stash itself, so no thread depends on another one, which
+ * may be waiting too.
  *
- * Events change the books in the order in which they were read, whoever serves them: each has a number, and waits
- * for its turn. A region knows the number of the last event before it was added: those are not about it, though the
- * addresses may be the same.
+ * Events change the books in the order in which they were read, whoever serves them: each has a
+ * number, and waits for its turn. A region knows the number of the last event before it was
+ * added: those are not about it, though the addresses may be the same.
  */
 #ifndef UFFDWP_CORE_H
 #define UFFDWP_CORE_H
@@ -54,7 +56,10 @@ struct uffdwp__table {
 
 struct uffdwp_region {
 	struct uffdwp *h;
-	/* These change by events only, under the lock: what is left of the region, and where its page 0 is. */
+	/*
+	 * These change by events only, under the lock: what is left of the region, and where its
+	 * page 0 is.
+	 */
 	_Atomic uint64_t addr, len, base;
 	_Atomic uintptr_t mem; /* of page 0; 0: can not be read directly */
 	uint64_t size;	       /* when it was added: from base on */
@@ -155,19 +160,31 @@ void uffdwp__serving_end(struct uffdwp *h, int slot);
 int uffdwp__table_reserve(struct uffdwp *h, uint32_t n);
 void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r);
 void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r);
-/* Takes [start, end) away from a region, which may leave it in two parts. False: nothing is left of it. */
+/*
+ * Takes [start, end) away from a region, which may leave it in two parts. False: nothing is left
+ * of it.
+ */
 bool uffdwp__table_cut(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint64_t end);
 void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delta);
 void uffdwp__synchronize(struct uffdwp *h);
 
-/* Messages: from the stash if there are any, else read, without waiting. Their number, 0 when none, or -errno. */
+/*
+ * Messages: from the stash if there are any, else read, without waiting. Their number, 0 when
+ * none, or -errno.
+ */
 int uffdwp__take(struct uffdwp *h, struct uffd_msg *msg, unsigned int max);
 
-/* Reads what is pending into the stash, so that who waits for events to be read need not wait for another thread. */
+/*
+ * Reads what is pending into the stash, so that who waits for events to be read need not wait for
+ * another thread.
+ */
 void uffdwp__stash_fill(struct uffdwp *h);
 void uffdwp__stash_close(struct uffdwp *h);
 
-/* Waits until every event before this one was carried out; says that this one was; the last that was read. */
+/*
+ * Waits until every event before this one was carried out; says that this one was; the last that
+ * was read.
+ */
 void uffdwp__events_turn(struct uffdwp *h, uint32_t number);
 void uffdwp__events_done(struct uffdwp *h, uint32_t number);
 uint32_t uffdwp__events_now(struct uffdwp *h);

@@ -9,8 +9,8 @@
  *
  * Page faults are handed out before events that were queued earlier.
  *
- * Each region that an event meets is changed under the lock, then its operation is called as a reader, so that it
- * can not be freed meanwhile.
+ * Each region that an event meets is changed under the lock, then its operation is called as a
+ * reader, so that it can not be freed meanwhile.
  */
 #include "event.h"
 
@@ -72,7 +72,10 @@ static void apply(struct uffdwp *h, struct uffdwp_region *r, const struct change
 		cut(h, r, e->addr, e->addr + e->len);
 }
 
-/* The first region at or after *cursor that c meets: changes it, tells it. False when there is none. */
+/*
+ * The first region at or after *cursor that c meets: changes it, tells it. False when there is
+ * none.
+ */
 static bool next_region(struct uffdwp *h, const struct change *c, uint64_t *cursor)
 {
 	const struct uffdwp__table *t;
@@ -149,7 +152,10 @@ static void carry_out(struct uffdwp *h, struct uffdwp__stats *st, const struct u
 		c.start = m->arg.remap.from;
 		c.end = m->arg.remap.from + m->arg.remap.len;
 		c.to = m->arg.remap.to;
-		/* What was there is unmapped; with EVENT_UNMAP that is told later, which is too late. */
+		/*
+		 * What was there is unmapped; with EVENT_UNMAP that is told later, which is too
+		 * late.
+		 */
 		for_each(h, (struct change){ UFFDWP_EVENT_UNMAP, c.number, c.to,
 					     c.to + m->arg.remap.len, 0 });
 		break;

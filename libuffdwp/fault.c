@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A batch of messages: events first, as what they tell may be over the sooner; then the faults, sorted by
- * address, so that neighbours are one call of an operation and one release.
+ * A batch of messages: events first, as what they tell may be over the sooner; then the faults,
+ * sorted by address, so that neighbours are one call of an operation and one release.
  *
- * A thread that faulted sleeps until its page is released or it is woken. Every message read here ends in one of:
- * a release, a page placed, a wake, or the state CONTENDED, with which whoever holds the page owes the wake.
+ * A thread that faulted sleeps until its page is released or it is woken. Every message read here
+ * ends in one of: a release, a page placed, a wake, or the state CONTENDED, with which whoever
+ * holds the page owes the wake.
  */
 #include "fault.h"
 
@@ -15,10 +16,15 @@
 #include "sys.h"
 #include "util.h"
 
-/* A sequential writer has this many released pages behind it before the ones ahead are released with its fault. */
+/*
+ * A sequential writer has this many released pages behind it before the ones ahead are released
+ * with its fault.
+ */
 #define BEHIND_MIN 4
-/* With EVENT_REMAP a fault may come before the event that tells whose it is: so often it is sent back first,
- * counted from the last event. */
+/*
+ * With EVENT_REMAP a fault may come before the event that tells whose it is: it is sent back
+ * first, so often, counted from the last event.
+ */
 #define STRAY_RETRIES 1000
 /* Batches of which one is timed: two looks at the clock are two percent of a fault. */
 #define SAMPLE 8
@@ -51,7 +57,10 @@ static uint64_t window(const struct uffdwp_region *r, uint64_t page, uint64_t wa
 
 	if (r->run == 1)
 		return 1;
-	/* Pages that were never there may be protected too, and reading one would be a fault of its own. */
+	/*
+	 * Pages that were never there may be protected too, and reading one would be a fault of
+	 * its own.
+	 */
 	if (r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR))
 		return min_u64(r->run, want);
 	behind = uffdwp__pages_behind(&r->pages, page, r->run);
@@ -71,7 +80,10 @@ enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_r
 		return was;
 	}
 	uffdwp__count(s->st, COUNT_DUPLICATES, 1);
-	/* It was delivered and released after this thread had faulted; to release it again does no harm. */
+	/*
+	 * It was delivered and released after this thread had faulted; to release it again does
+	 * no harm.
+	 */
 	if (was == UFFDWP__FREE)
 		uffdwp__release(r, page, 1, s->st);
 	return was;
@@ -79,7 +91,10 @@ enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_r
 
 /* ---- Missing and minor faults ---- */
 
-/* The handle has failed, and with it whoever knew the content: an error at the access rather than wrong data. */
+/*
+ * The handle has failed, and with it whoever knew the content: an error at the access rather than
+ * wrong data.
+ */
 __cold static int last_resort(struct uffdwp_region *r, uint64_t addr, enum uffdwp_fault_kind kind)
 {
 	int err = uffdwp_poison(r, addr, r->page_size, NULL);
@@ -148,7 +163,10 @@ static bool meets_region(struct uffdwp *h, uint64_t start, uint64_t end)
 	return false;
 }
 
-/* Memory that a mapping grew by, or left behind, stays registered, and belongs to no region. Page sizes: see hugetlb. */
+/*
+ * Memory that a mapping grew by, or left behind, stays registered, and belongs to no region. Page
+ * sizes: see hugetlb.
+ */
 __cold static void disown(struct uffdwp *h, uint64_t addr)
 {
 	uint64_t sizes[] = { uffdwp__sys_page_size(), UINT64_C(2) << 20, UINT64_C(1) << 30 };
@@ -163,8 +181,9 @@ __cold static void disown(struct uffdwp *h, uint64_t addr)
 }
 
 /*
- * A fault in no region. The event that says whose it is may be on its way, so it is sent back first; another
- * process's memory may get its region yet. Else nobody will ever serve it: nobody may stay asleep.
+ * A fault in no region. The event that says whose it is may be on its way, so it is sent back
+ * first; another process's memory may get its region yet. Else nobody will ever serve it: nobody
+ * may stay asleep.
  */
 __cold static void stray(struct uffdwp__server *s, const struct fault *f)
 {
@@ -214,7 +233,10 @@ static void count_kinds(struct uffdwp__stats *st, const struct batch *b)
 	uffdwp__count(st, COUNT_MISSING, b->n - write - minor);
 }
 
-/* The number of neighbouring pages, fault i's among them, on which write faults follow one another. */
+/*
+ * The number of neighbouring pages, fault i's among them, on which write faults follow one
+ * another.
+ */
 static uint64_t neighbours(const struct batch *b, unsigned int i, const struct uffdwp_region *r)
 {
 	uint64_t last = b->f[i].addr >> r->shift, n = 1;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Serving: from messages, or signals, to operations and releases. The one path of all three ways. */
+/*
+ * Serving: from messages, or signals, to operations and releases. The one path of all three ways.
+ */
 #ifndef UFFDWP_FAULT_H
 #define UFFDWP_FAULT_H
 
@@ -22,8 +24,9 @@ static inline bool uffdwp__sampled(const struct uffdwp__stats *st, enum uffdwp__
 }
 
 /*
- * Whoever serves a write reads the page next, so its first lines, and its translation, are fetched while the books
- * are looked up; the hardware goes on from there by itself. An address that is not in this process does no harm.
+ * Whoever serves a write reads the page next, so its first lines, and its translation, are
+ * fetched while the books are looked up; the hardware goes on from there by itself. An address
+ * that is not in this process does no harm.
  */
 static inline void uffdwp__prefetch(uint64_t addr)
 {
@@ -33,12 +36,16 @@ static inline void uffdwp__prefetch(uint64_t addr)
 		__builtin_prefetch(page + 64 * i);
 }
 
-/* Reads once, without waiting, and serves what came. The number of messages, or -errno from reading. */
+/*
+ * Reads once, without waiting, and serves what came. The number of messages, or -errno from
+ * reading.
+ */
 int uffdwp__serve(struct uffdwp__server *s);
 
 /*
- * In a reader section: a write fault on a page, with want - 1 more that faulted right behind it. Returns what the page
- * was, with in *n how many pages from it on are released now; BUSY: none, another thread has it.
+ * In a reader section: a write fault on a page, with want - 1 more that faulted right behind it.
+ * Returns what the page was, with in *n how many pages from it on are released now; BUSY: none,
+ * another thread has it.
  */
 enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r,
 				       uint64_t page, uint64_t want, uint32_t tid, uint64_t *n);

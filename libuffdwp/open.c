@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Opening and adopting: checking options, getting a descriptor, and the handshake in which the kernel says what it
- * can. What fails says why in words, for whoever set the options.
+ * Opening and adopting: checking options, getting a descriptor, and the handshake in which the
+ * kernel says what it can. What fails says why in words, for whoever set the options.
  */
 #include <errno.h>
 #include <sched.h>
@@ -339,7 +339,10 @@ __cold static int check_adopt(const struct uffdwp_adopt_opts *a, const struct uf
 	return check_opts(o);
 }
 
-/* The options inside have a size of their own, and what is missing of them is as missing of the whole. */
+/*
+ * The options inside have a size of their own, and what is missing of them is as missing of the
+ * whole.
+ */
 __cold static int adopt_opts(struct uffdwp_adopt_opts *a, struct uffdwp_opts *o,
 			     const struct uffdwp_adopt_opts *from)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What every call on pages does: all of them lock the states of the pages, call the kernel, set the
- * new states, and wake whoever faulted meanwhile (see bitmap.h): a fault on a locked page is put off,
- * its thread sleeps on in the kernel's queue until that wake. Unprotecting wakes by itself.
+ * What every call on pages does: all of them lock the states of the pages, call the kernel, set
+ * the new states, and wake whoever faulted meanwhile (see bitmap.h): a fault on a locked page is
+ * put off, its thread sleeps on in the kernel's queue until that wake. Unprotecting wakes by
+ * itself.
  *
  * Long ranges go in pieces: the kernel holds the address space's lock over each call.
  */
@@ -22,7 +23,10 @@ struct uffdwp__wait {
 /* False when the limit, in ns, is over. */
 bool uffdwp__wait(struct uffdwp__wait *w, uint64_t limit);
 
-/* After EAGAIN: an event is unread, or was read and its thread has not run yet. False after five seconds. */
+/*
+ * After EAGAIN: an event is unread, or was read and its thread has not run yet. False after five
+ * seconds.
+ */
 bool uffdwp__wait_events(struct uffdwp *h, struct uffdwp__wait *w);
 
 /* A page that stays BUSY. False after a second. */
@@ -68,7 +72,10 @@ struct uffdwp__piece {
 	uint64_t prev[UFFDWP__PREV_WORDS];
 };
 
-/* Locks as many pages as can be from addr on, at least one; waits for one that is BUSY. -EBUSY: in vain; -ENOENT: it is not there. */
+/*
+ * Locks as many pages as can be from addr on, at least one; waits for one that is BUSY. -EBUSY:
+ * in vain; -ENOENT: it is not there.
+ */
 int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr,
 		       uint64_t len);
 

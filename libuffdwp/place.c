@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Placing pages that are missing: by copying, as zeros, from the page cache, by moving, as poison. */
+/*
+ * Placing pages that are missing: by copying, as zeros, from the page cache, by moving, as
+ * poison.
+ */
 #include <errno.h>
 
 #include "piece.h"
@@ -8,7 +11,10 @@
 
 enum place { PLACE_COPY, PLACE_ZERO, PLACE_CONTINUE, PLACE_MOVE, PLACE_POISON };
 
-/* MOVE can neither protect nor replace a marker; where src is ours, copying and discarding comes to the same. */
+/*
+ * MOVE can neither protect nor replace a marker; where src is ours, copying and discarding comes
+ * to the same.
+ */
 static int64_t move_protected(struct uffdwp_region *r, uint64_t addr, uint64_t src)
 {
 	int64_t n;
@@ -51,8 +57,8 @@ static void page_found(struct uffdwp_region *r, uint64_t addr)
 }
 
 /*
- * Places [addr, addr + len), up to a page that is there already: -EEXIST then, if one state stands for that page
- * alone; within a larger one it is passed over.
+ * Places [addr, addr + len), up to a page that is there already: -EEXIST then, if one state
+ * stands for that page alone; within a larger one it is passed over.
  */
 static int place_run(struct uffdwp_region *r, enum place what, uint64_t addr, uint64_t src,
 		     uint64_t len, bool wp, uint64_t *done)
@@ -87,7 +93,10 @@ static uint64_t same_kind(const struct uffdwp__piece *p, uint64_t i, bool any)
 	return n;
 }
 
-/* To the kernel a protected page that was never there is there already, and poison can not replace it. */
+/*
+ * To the kernel a protected page that was never there is there already, and poison can not
+ * replace it.
+ */
 __cold static bool poison_marker(struct uffdwp_region *r, uint64_t addr)
 {
 	uffdwp__sys_unmark(r->h->fd, addr, r->page_size);
@@ -98,7 +107,8 @@ __cold static bool poison_marker(struct uffdwp_region *r, uint64_t addr)
 }
 
 /*
- * Places pages from i on that want the same protection, and unlocks them; what was there stays as it was.
+ * Places pages from i on that want the same protection, and unlocks them; what was there stays as
+ * it was.
  */
 static int place_some(struct uffdwp__piece *p, enum place what, uint64_t src, uint64_t i,
 		      bool protect, uint64_t *done)
@@ -209,7 +219,10 @@ UFFDWP_PUBLIC int uffdwp_move(struct uffdwp_region *r, uint64_t addr, uint64_t s
 	if (err)
 		return err;
 	err = place_range(r, PLACE_MOVE, addr, src, len, 0, done);
-	/* The arguments were checked: what is left is memory that can not be moved, or no such call. */
+	/*
+	 * The arguments were checked: what is left is memory that can not be moved, or no such
+	 * call.
+	 */
 	return err == -ENOTTY || err == -EINVAL ? -EOPNOTSUPP : err;
 }
 

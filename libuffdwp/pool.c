@@ -4,9 +4,10 @@
  *
  * DESIGN
  *
- * Faults of one address space are served best by one thread as long as operations are quick: the kernel changes its
- * page tables one at a time anyhow, and each further thread costs wake-ups. So there is a leader, which waits on the
- * userfaultfd always, and others that help when it is not enough. One of these, who has the token, is the scout:
+ * Faults of one address space are served best by one thread as long as operations are quick: the
+ * kernel changes its page tables one at a time anyhow, and each further thread costs wake-ups. So
+ * there is a leader, which waits on the userfaultfd always, and others that help when it is not
+ * enough. One of these, who has the token, is the scout:
  *
  *	state    waits for                 leaves it when
  *	leader   messages                  stop
@@ -16,30 +17,35 @@
  *	serving  nothing                   there is nothing to do, or the leader gets on again: scout if the token
  *	                                   is still there, else parked
  *
- * A scout that is woken sleeps a moment before it judges, longer and longer while it was not needed. So a slow
- * operation holds other faults up for some milliseconds at most, and quick ones are not disturbed.
+ * A scout that is woken sleeps a moment before it judges, longer and longer while it was not
+ * needed. So a slow operation holds other faults up for some milliseconds at most, and quick ones
+ * are not disturbed.
  *
- * All wait with poll(), not epoll: it is in the userfaultfd's queue only while it waits, and the leader seldom does
- * under load, as it reads again before it waits. An epoll would be called at each message.
+ * All wait with poll(), not epoll: it is in the userfaultfd's queue only while it waits, and the
+ * leader seldom does under load, as it reads again before it waits. An epoll would be called at
+ * each message.
  *
- * The token is the count of an eventfd in semaphore mode. The eventfd `kick` says that the stash is not
- * empty, or that the pool stops; all wait for it too.
+ * The token is the count of an eventfd in semaphore mode. The eventfd `kick` says that the stash
+ * is not empty, or that the pool stops; all wait for it too.
  *
- * Who owns what: the pool and its threads' counters are one mapping, made before the first thread, freed after the
- * last. A thread writes only its own part. Starting and stopping are done by the thread that opens and closes.
+ * Who owns what: the pool and its threads' counters are one mapping, made before the first
+ * thread, freed after the last. A thread writes only its own part. Starting and stopping are done
+ * by the thread that opens and closes.
  *
  *	edge              who             how
  *	new -> running    the thread      start hook returned 0; counted under the start mutex
  *	new -> failed     the thread      start hook refused; likewise, and the pool is stopped by who starts it
  *	running -> ended  the thread      stop is set and kick was written, after the batch at hand
  *
- * stop is set before kick is written and never cleared, and kick is not left empty once it is: every thread sees it.
- * Nobody reads messages then; who closes releases every page and thread itself.
+ * stop is set before kick is written and never cleared, and kick is not left empty once it is:
+ * every thread sees it. Nobody reads messages then; who closes releases every page and thread
+ * itself.
  *
- * Placement: a fault costs two context switches if the serving thread runs on the CPU of the thread that
- * faulted, and two wake-ups of idle CPUs if it does not, which is several times as much on virtual
- * machines. For threads that may run anywhere the scheduler finds a place. But if they are bound to a CPU,
- * it still moves the serving thread to an idle one; FOLLOW sees that from their affinity, and binds the leader there.
+ * Placement: a fault costs two context switches if the serving thread runs on the CPU of the
+ * thread that faulted, and two wake-ups of idle CPUs if it does not, which is several times as
+ * much on virtual machines. For threads that may run anywhere the scheduler finds a place. But if
+ * they are bound to a CPU, it still moves the serving thread to an idle one; FOLLOW sees that
+ * from their affinity, and binds the leader there.
  */
 #include "pool.h"
 
@@ -125,8 +131,8 @@ static bool stopping(const struct worker *w)
 }
 
 /*
- * Until fd is readable, or kick. False: stop. Where poll() does not work (it fails under RLIMIT_NOFILE 0 or 1, as
- * sandboxes set it), by looking now and then.
+ * Until fd is readable, or kick. False: stop. Where poll() does not work (it fails under
+ * RLIMIT_NOFILE 0 or 1, as sandboxes set it), by looking now and then.
  */
 static bool wait_for(const struct worker *w, int fd)
 {
@@ -151,8 +157,8 @@ static bool serve_once(struct worker *w)
 }
 
 /*
- * Reads again before it waits: a thread that is released on this CPU runs before the releasing call returns, and its
- * next fault is there already.
+ * Reads again before it waits: a thread that is released on this CPU runs before the releasing
+ * call returns, and its next fault is there already.
  */
 static void lead(struct worker *w)
 {
@@ -284,7 +290,10 @@ __cold static void worker_init(struct worker *w, struct uffdwp__pool *p, uint32_
 	w->server = (struct uffdwp__server){ .h = p->h, .st = &w->stats, .worker = i };
 }
 
-/* The threads inherit the mask: a signal never interrupts serving, nor finds its handler on protected memory. */
+/*
+ * The threads inherit the mask: a signal never interrupts serving, nor finds its handler on
+ * protected memory.
+ */
 __cold static int worker_create(struct worker *w)
 {
 	sigset_t all, old;
@@ -364,7 +373,10 @@ __cold void uffdwp__pool_stop(struct uffdwp *h)
 
 	if (!p)
 		return;
-	/* seq_cst, and before the kick: who empties the stash, and with it kick, sees it and kicks again. */
+	/*
+	 * seq_cst, and before the kick: who empties the stash, and with it kick, sees it and
+	 * kicks again.
+	 */
 	atomic_store_explicit(&h->stopping, true, memory_order_seq_cst);
 	uffdwp__sys_eventfd_add(h->kick);
 	for (unsigned int i = 0; i < p->n; i++)

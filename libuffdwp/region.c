@@ -269,7 +269,10 @@ UFFDWP_PUBLIC __cold int uffdwp_region_add(struct uffdwp *h, const struct uffdwp
 
 /* ---- Removing ---- */
 
-/* Waits for operations that still read their pages, but not for pages held by UFFDWP_LATER; nothing is delivered after. */
+/*
+ * Waits for operations that still read their pages, but not for pages held by UFFDWP_LATER;
+ * nothing is delivered after.
+ */
 __cold static void quiesce(struct uffdwp_region *r)
 {
 	uint64_t end = r->base + r->size;
@@ -285,10 +288,11 @@ __cold static void quiesce(struct uffdwp_region *r)
 }
 
 /*
- * Leaves no thread asleep: unregistering alone wakes nobody who waits on a protected page, and a thread that is
- * woken while the range is registered would sleep again. Unregistering drops protection since Linux 6.0; it does not
- * wait for events to be read, as unprotecting does. Done while the region can still be found, so that no fault, or
- * late SIGBUS, ever finds it registered and nobody's.
+ * Leaves no thread asleep: unregistering alone wakes nobody who waits on a protected page, and a
+ * thread that is woken while the range is registered would sleep again. Unregistering drops
+ * protection since Linux 6.0; it does not wait for events to be read, as unprotecting does. Done
+ * while the region can still be found, so that no fault, or late SIGBUS, ever finds it registered
+ * and nobody's.
  */
 __cold static void detach(struct uffdwp_region *r)
 {

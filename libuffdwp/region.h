@@ -13,7 +13,10 @@ void uffdwp__region_free(struct uffdwp_region *r);
 /* Under the lock: it belongs to the handle, and is found, from now on. */
 void uffdwp__region_link(struct uffdwp *h, struct uffdwp_region *r);
 
-/* All of them, at the end of a handle: release and unregister; then, when nobody serves any more, free. */
+/*
+ * All of them, at the end of a handle: release and unregister; then, when nobody serves any more,
+ * free.
+ */
 void uffdwp__regions_detach(struct uffdwp *h);
 void uffdwp__regions_free(struct uffdwp *h);
 

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * SIGBUS: with UFFD_FEATURE_SIGBUS the kernel sends no message but kills the access, and the handler, in the very
- * thread that faulted, does what a message would have caused; then the access is repeated.
+ * SIGBUS: with UFFD_FEATURE_SIGBUS the kernel sends no message but kills the access, and the
+ * handler, in the very thread that faulted, does what a message would have caused; then the
+ * access is repeated.
  *
- * A process has one handler for a signal. So there is one for all handles, and this file has the library's only
- * global state: the list of handles, and the handler that was there before, which gets every SIGBUS that is not ours.
- * Handlers are readers, counted as in region.h but for all handles together, so that a handle can be taken off the
- * list while others are in use.
+ * A process has one handler for a signal. So there is one for all handles, and this file has the
+ * library's only global state: the list of handles, and the handler that was there before, which
+ * gets every SIGBUS that is not ours. Handlers are readers, counted as in region.h but for all
+ * handles together, so that a handle can be taken off the list while others are in use.
  *
- * The signal tells an address and no reason. Where a region can have more than one, the page is read through the
- * kernel: it is missing if that fails. And the signal may come late, when the region that it was for is gone: so an
- * access to nobody's address is tried once more before it is passed on. For the same reason the handler stays
- * installed when the last handle is closed, and only passes on.
+ * The signal tells an address and no reason. Where a region can have more than one, the page is
+ * read through the kernel: it is missing if that fails. And the signal may come late, when the
+ * region that it was for is gone: so an access to nobody's address is tried once more before it
+ * is passed on. For the same reason the handler stays installed when the last handle is closed,
+ * and only passes on.
  */
 #include "sigbus.h"
 
@@ -24,10 +26,16 @@
 #include "sys.h"
 #include "util.h"
 
-/* So often an access is tried again that should have been resolved: it may be poison, or hugetlb out of pages. */
+/*
+ * So often an access is tried again that should have been resolved: it may be poison, or hugetlb
+ * out of pages.
+ */
 #define DOUBTS 16
 
-/* In si_errno, which the kernel leaves zero: the handler that it was passed on to has called ours with it. */
+/*
+ * In si_errno, which the kernel leaves zero: the handler that it was passed on to has called ours
+ * with it.
+ */
 #define PASSED 0x75666664
 
 enum outcome {
@@ -37,7 +45,10 @@ enum outcome {
 	DOUBT,	  /* should be */
 };
 
-/* The access that this thread tried last in vain. initial-exec: a signal handler can not allocate. */
+/*
+ * The access that this thread tried last in vain. initial-exec: a signal handler can not
+ * allocate.
+ */
 static _Thread_local struct {
 	uint64_t addr;
 	uint32_t generation, times;
@@ -63,7 +74,10 @@ static bool present(uint64_t addr)
 	return uffdwp__sys_read_process(uffdwp__sys_pid(), addr, &byte, 1) == 1;
 }
 
-/* x86 says whether the page was in the page table: then only protection can have failed. Swapped pages were not. */
+/*
+ * x86 says whether the page was in the page table: then only protection can have failed. Swapped
+ * pages were not.
+ */
 static bool protection_fault(const ucontext_t *uc)
 {
 #if defined(__x86_64__) || defined(__i386__)
@@ -191,7 +205,10 @@ static bool ours(uint64_t addr, const ucontext_t *uc)
 
 /* ---- The signal ---- */
 
-/* As if the handler before were the handler now. The default action is death; an access that is ignored never ends. */
+/*
+ * As if the handler before were the handler now. The default action is death; an access that is
+ * ignored never ends.
+ */
 static void pass_on(const struct sigaction *to, int sig, siginfo_t *info, void *uc)
 {
 	if (to->sa_flags & SA_SIGINFO) {
@@ -220,7 +237,10 @@ static void handler(int sig, siginfo_t *info, void *uc)
 
 /* ---- The list ---- */
 
-/* Again if the program has put another handler in its place since: that one is then the one before. */
+/*
+ * Again if the program has put another handler in its place since: that one is then the one
+ * before.
+ */
 __cold static int install(void)
 {
 	struct sigaction sa = { .sa_sigaction = handler,
@@ -285,7 +305,9 @@ __cold void uffdwp__sigbus_remove(struct uffdwp *h)
 	pthread_mutex_unlock(&chain.lock);
 }
 
-/* Nobody else uses the list of a child that is new; its lock may be a thread's that is not there. */
+/*
+ * Nobody else uses the list of a child that is new; its lock may be a thread's that is not there.
+ */
 __cold void uffdwp__sigbus_drop(struct uffdwp *h)
 {
 	for (int i = 0; i < UFFDWP__SIGBUS_MAX; i++) {

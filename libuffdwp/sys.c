@@ -201,8 +201,8 @@ int uffdwp__sys_unmark(int fd, uint64_t addr, uint64_t len)
 }
 
 /*
- * A call that placed a part says so in the struct and fails with EAGAIN; one that placed nothing has
- * -errno there, or, where it never looked at the memory, what was there before: 0.
+ * A call that placed a part says so in the struct and fails with EAGAIN; one that placed nothing
+ * has -errno there, or, where it never looked at the memory, what was there before: 0.
  */
 static int64_t placed(long ret, int64_t count)
 {
@@ -289,7 +289,10 @@ __cold int uffdwp__sys_wipe_on_fork(void *p, size_t size)
 	return (int)RETRY(madvise(p, size, MADV_WIPEONFORK));
 }
 
-/* Linux before 5.14 says EINVAL; so does memory that can not be read: reading it tells them apart. */
+/*
+ * Linux before 5.14 says EINVAL; so does memory that can not be read: reading it tells them
+ * apart.
+ */
 int uffdwp__sys_populate_read(void *p, size_t size)
 {
 	long err;

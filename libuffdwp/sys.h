@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every system call of the library. All return 0 or more, or -errno. EINTR is retried here, and what a
- * kernel version does differently is handled here. EAGAIN of the userfaultfd calls is the
+ * Every system call of the library. All return 0 or more, or -errno. EINTR is retried here, and
+ * what a kernel version does differently is handled here. EAGAIN of the userfaultfd calls is the
  * caller's: only it knows who reads the events.
  */
 #ifndef UFFDWP_SYS_H

@@ -18,6 +18,7 @@ static _Thread_local size_t visiting;
 
 void arena_fail(struct arena *a, const char *fmt, ...)
 {
+	struct uffdwp *h;
 	char text[256];
 	va_list ap;
 
@@ -27,8 +28,9 @@ void arena_fail(struct arena *a, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	out_fail("%s: %s", mem_name(a->kind), text);
-	if (a->h && uffdwp_error(a->h) < 0)
-		out_fail("%s: the handle: %s", mem_name(a->kind), strerror(-uffdwp_error(a->h)));
+	h = atomic_load(&a->h);
+	if (h && uffdwp_error(h) < 0)
+		out_fail("%s: the handle: %s", mem_name(a->kind), strerror(-uffdwp_error(h)));
 }
 
 int arena_result(const struct arena *a)
@@ -55,7 +57,7 @@ static struct page *source(const struct arena *a, size_t nr)
 
 static bool of_child(const struct arena *a, struct uffdwp_region *r)
 {
-	return uffdwp_region_handle(r) != a->h;
+	return uffdwp_region_handle(r) != atomic_load(&a->h);
 }
 
 static void check_thread(struct arena *a, size_t nr)
@@ -213,7 +215,7 @@ int arena_watch(struct arena *a, struct uffdwp *h)
 	};
 	int rc;
 
-	a->h = h;
+	atomic_store(&a->h, h);
 	atomic_store(&a->at, a->dst.addr);
 	arena_reset(a, 0, a->pages);
 	rc = uffdwp_region_add(h, &ro, &a->region);

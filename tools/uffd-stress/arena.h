@@ -22,7 +22,8 @@ struct arena {
 	size_t page, pages;  /* huge pages for THP, which are placed by moving */
 	struct mem src, dst; /* dst.addr follows mremap(), */
 	_Atomic(char *) at;  /* and so does this, which operations read */
-	struct uffdwp *h;    /* the handle that watches dst; another one in a fault is a child's */
+	_Atomic(struct uffdwp *)
+		h; /* the handle that watches dst; another one in a fault is a child's */
 	struct uffdwp_region *region;
 	uint64_t *shadow;
 	_Atomic uint32_t *missing, *written;		 /* calls for each page */

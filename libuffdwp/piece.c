@@ -8,6 +8,7 @@
 #include "util.h"
 
 #define EAGAIN_NS UINT64_C(5000000000)
+#define AT_ONCE 256 /* tries between two reads */
 #define EBUSY_NS UINT64_C(1000000000)
 
 /* ---- Waiting for something that another thread does, but not for ever ---- */
@@ -26,6 +27,12 @@ bool uffdwp__wait(struct uffdwp__wait *w, uint64_t limit)
 /* After EAGAIN: an event is unread, or was read and its thread has not run yet. */
 bool uffdwp__wait_events(struct uffdwp *h, struct uffdwp__wait *w)
 {
+	/*
+	 * Whoever caused the event that was read last runs on just now, on another CPU, perhaps to cause the next:
+	 * the call goes through only in between.
+	 */
+	if (w->tries++ % AT_ONCE)
+		return true;
 	uffdwp__count(&h->stats, COUNT_EAGAIN, 1);
 	uffdwp__stash_fill(h);
 	return uffdwp__wait(w, EAGAIN_NS);

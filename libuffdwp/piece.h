@@ -16,7 +16,7 @@
 
 /* Waiting for what another thread does, but not for ever. Begins zeroed. */
 struct uffdwp__wait {
-	unsigned int count;
+	unsigned int count, tries;
 	uint64_t until;
 };
 

@@ -88,6 +88,16 @@ static bool protection_fault(const ucontext_t *uc)
 #endif
 }
 
+static bool read_fault(const ucontext_t *uc)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	return !(uc->uc_mcontext.gregs[REG_ERR] & 2);
+#else
+	(void)uc;
+	return false;
+#endif
+}
+
 static enum outcome serve_write(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
 				uint64_t addr)
 {
@@ -130,8 +140,10 @@ static enum outcome serve_region(struct uffdwp__server *s, const struct uffdwp__
 	uint64_t page = (addr - e->base) >> r->shift;
 	bool absent = r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR);
 
-	if (r->pages.n && (!absent || protection_fault(uc) || present(addr)))
-		return serve_write(s, r, page, addr);
+	if (r->pages.n && (!absent || protection_fault(uc) || present(addr))) {
+		/* A reader that waited for the page, which another thread has placed by now. */
+		return absent && read_fault(uc) ? WAIT : serve_write(s, r, page, addr);
+	}
 	return absent ? serve_absent(s, r, page, addr) : FOREIGN;
 }
 

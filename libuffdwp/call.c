@@ -66,6 +66,19 @@ __cold void uffdwp__unprotect_all(struct uffdwp *h, uint64_t addr, uint64_t len,
 	}
 }
 
+/*
+ * Leaves no thread asleep: unregistering alone wakes nobody who waits on a protected page, and a
+ * thread that is woken while the range is registered would sleep again. Unregistering drops
+ * protection since Linux 6.0; it does not wait for events to be read, as unprotecting does.
+ */
+__cold void uffdwp__let_go(struct uffdwp_region *r, uint64_t addr, uint64_t len)
+{
+	if (r->mode & UFFDWP_MODE_WP && !(r->h->features & UFFDWP_FEATURE_WP_UNPOPULATED))
+		uffdwp__unprotect_all(r->h, addr, len, r->kernel_page);
+	uffdwp__sys_unregister(r->h->fd, addr, len);
+	uffdwp__sys_wake(r->h->fd, addr, len);
+}
+
 /* ---- Protect and unprotect ---- */
 
 static int piece_protect(struct uffdwp__piece *p, bool on, uint64_t *done)

@@ -9,6 +9,9 @@
 int uffdwp__writeprotect(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page, bool on,
 			 uint64_t *done);
 
+/* Gives memory of a region back to the kernel: unprotected, unregistered, nobody asleep. */
+void uffdwp__let_go(struct uffdwp_region *r, uint64_t addr, uint64_t len);
+
 /* Unprotects all that can be, over whatever holes there are. */
 void uffdwp__unprotect_all(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page);
 

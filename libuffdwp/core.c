@@ -115,18 +115,18 @@ const struct uffdwp__entry *uffdwp__lookup(struct uffdwp *h, uint64_t addr)
 }
 
 /*
- * Waits until who entered before has left. Two phases: a reader may have taken the old phase's
- * number and count itself only now; it is then waited for in the second round.
+ * Two phases: a reader may have taken the old phase's number and count itself only now; it is
+ * then waited for in the second round.
  */
-void uffdwp__synchronize(struct uffdwp *h)
+void uffdwp__readers_wait(struct uffdwp__readers *r)
 {
 	for (int round = 0; round < 2; round++) {
-		unsigned int old = atomic_fetch_add_explicit(&h->phase, 1, memory_order_seq_cst) &
+		unsigned int old = atomic_fetch_add_explicit(&r->phase, 1, memory_order_seq_cst) &
 				   1;
 
-		for (unsigned int spins = 0;
-		     atomic_load_explicit(&h->readers[old], memory_order_seq_cst); spins++)
-			uffdwp__pause(spins);
+		for (unsigned int n = 0; atomic_load_explicit(&r->count[old], memory_order_seq_cst);
+		     n++)
+			uffdwp__pause(n);
 	}
 }
 
@@ -135,7 +135,7 @@ static void publish(struct uffdwp *h, struct uffdwp__table *t)
 	struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed);
 
 	atomic_store_explicit(&h->table, t, memory_order_seq_cst);
-	uffdwp__synchronize(h);
+	uffdwp__readers_wait(&h->readers);
 	h->spare = old;
 }
 

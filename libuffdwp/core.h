@@ -80,6 +80,12 @@ struct uffdwp_region {
 	size_t alloc_size, zeros_size;
 };
 
+/* Who may be using what is about to be changed; see the design. */
+struct uffdwp__readers {
+	_Atomic uint32_t phase; /* grows with every change */
+	_Alignas(64) _Atomic uint64_t count[2];
+};
+
 struct uffdwp {
 	_Atomic uint32_t *alive; /* a page of its own, wiped in a forked child */
 	int fd;
@@ -96,8 +102,7 @@ struct uffdwp {
 	_Atomic uint32_t nregions;
 	pthread_mutex_t lock;
 
-	_Atomic uint32_t phase; /* of the readers; grows with every change of the table */
-	_Alignas(64) _Atomic uint64_t readers[2];
+	struct uffdwp__readers readers;
 	_Atomic uintptr_t servers[UFFDWP__SERVERS]; /* pthread_self() of who is in operations now */
 
 	_Alignas(64) pthread_mutex_t stash_lock;
@@ -129,20 +134,33 @@ struct uffdwp {
 /* Waits a little, longer when it is called with a larger count. */
 void uffdwp__pause(unsigned int count);
 
+static inline unsigned int uffdwp__readers_enter(struct uffdwp__readers *r)
+{
+	unsigned int phase = atomic_load_explicit(&r->phase, memory_order_relaxed) & 1;
+
+	/* Pairs with uffdwp__readers_wait(): either it sees us, or we see what it has published. */
+	atomic_fetch_add_explicit(&r->count[phase], 1, memory_order_seq_cst);
+	return phase;
+}
+
+static inline void uffdwp__readers_leave(struct uffdwp__readers *r, unsigned int phase)
+{
+	/* Pairs with the load in uffdwp__readers_wait(): what we did is before its end. */
+	atomic_fetch_sub_explicit(&r->count[phase], 1, memory_order_release);
+}
+
+/* Waits until who entered before has left. */
+void uffdwp__readers_wait(struct uffdwp__readers *r);
+
 /* Readers of the table. */
 static inline unsigned int uffdwp__enter(struct uffdwp *h)
 {
-	unsigned int phase = atomic_load_explicit(&h->phase, memory_order_relaxed) & 1;
-
-	/* Pairs with the fence of synchronize: either it sees us, or we see its table. */
-	atomic_fetch_add_explicit(&h->readers[phase], 1, memory_order_seq_cst);
-	return phase;
+	return uffdwp__readers_enter(&h->readers);
 }
 
 static inline void uffdwp__leave(struct uffdwp *h, unsigned int phase)
 {
-	/* Pairs with the load in synchronize: what we did with a region is before its end. */
-	atomic_fetch_sub_explicit(&h->readers[phase], 1, memory_order_release);
+	uffdwp__readers_leave(&h->readers, phase);
 }
 
 /* In a reader section, or under the lock. NULL: nobody's. */
@@ -166,7 +184,6 @@ void uffdwp__table_remove(struct uffdwp *h, struct uffdwp_region *r);
  */
 bool uffdwp__table_cut(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint64_t end);
 void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delta);
-void uffdwp__synchronize(struct uffdwp *h);
 
 /*
  * Messages: from the stash if there are any, else read, without waiting. Their number, 0 when

@@ -54,15 +54,6 @@ static void cut(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint6
 
 /* ---- One region ---- */
 
-/* A part that moved away alone is nobody's: what it is told to the operation is the last of it. */
-static void abandon(struct uffdwp_region *r, uint64_t addr, uint64_t len)
-{
-	if (r->mode & UFFDWP_MODE_WP)
-		uffdwp__unprotect_all(r->h, addr, len, r->kernel_page);
-	uffdwp__sys_unregister(r->h->fd, addr, len);
-	uffdwp__sys_wake(r->h->fd, addr, len);
-}
-
 static void apply(struct uffdwp *h, struct uffdwp_region *r, const struct change *c,
 		  const struct uffdwp_event *e)
 {
@@ -101,7 +92,7 @@ static bool next_region(struct uffdwp *h, const struct change *c, uint64_t *curs
 	if (r)
 		tell(h, r, &e);
 	if (r && c->kind == UFFDWP_EVENT_REMAP && !e.whole)
-		abandon(r, e.to, e.len);
+		uffdwp__let_go(r, e.to, e.len); /* what moved away alone is nobody's */
 	uffdwp__leave(h, phase);
 	return r;
 }

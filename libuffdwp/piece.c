@@ -28,8 +28,8 @@ bool uffdwp__wait(struct uffdwp__wait *w, uint64_t limit)
 bool uffdwp__wait_events(struct uffdwp *h, struct uffdwp__wait *w)
 {
 	/*
-	 * Whoever caused the event that was read last runs on just now, on another CPU, perhaps to cause the next:
-	 * the call goes through only in between.
+	 * Whoever caused the event that was read last runs on just now, on another CPU, perhaps
+	 * to cause the next: the call goes through only in between.
 	 */
 	if (w->tries++ % AT_ONCE)
 		return true;

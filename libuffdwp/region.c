@@ -288,10 +288,7 @@ __cold static void quiesce(struct uffdwp_region *r)
 }
 
 /*
- * Leaves no thread asleep: unregistering alone wakes nobody who waits on a protected page, and a
- * thread that is woken while the range is registered would sleep again. Unregistering drops
- * protection since Linux 6.0; it does not wait for events to be read, as unprotecting does. Done
- * while the region can still be found, so that no fault, or late SIGBUS, ever finds it registered
+ * While the region can still be found, so that no fault, or late SIGBUS, ever finds it registered
  * and nobody's.
  */
 __cold static void detach(struct uffdwp_region *r)
@@ -300,10 +297,7 @@ __cold static void detach(struct uffdwp_region *r)
 	uint64_t len = atomic_load_explicit(&r->len, memory_order_relaxed);
 
 	quiesce(r);
-	if (r->mode & UFFDWP_MODE_WP && !(r->h->features & UFFDWP_FEATURE_WP_UNPOPULATED))
-		uffdwp__unprotect_all(r->h, addr, len, r->kernel_page);
-	uffdwp__sys_unregister(r->h->fd, addr, len);
-	uffdwp__sys_wake(r->h->fd, addr, len);
+	uffdwp__let_go(r, addr, len);
 }
 
 /* Under the lock. */
@@ -335,7 +329,7 @@ UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
 		detach(r);
 		uffdwp__table_remove(h, r);
 	} else {
-		uffdwp__synchronize(h);
+		uffdwp__readers_wait(&h->readers);
 	}
 	unlink_region(h, r);
 	pthread_mutex_unlock(&h->lock);

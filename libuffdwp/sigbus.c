@@ -56,8 +56,7 @@ static _Thread_local struct {
 
 static struct {
 	_Atomic(struct uffdwp *) handle[UFFDWP__SIGBUS_MAX];
-	_Atomic uint32_t phase;
-	_Atomic uint64_t readers[2];
+	struct uffdwp__readers readers;
 	pthread_mutex_t lock; /* the rest */
 	bool installed;
 	struct sigaction before; /* the handler that ours replaced last */
@@ -171,21 +170,19 @@ static enum outcome serve_handle(struct uffdwp *h, uint64_t addr, const ucontext
 /* Tells in *generation which regions there were: a number that grows with every change. */
 static enum outcome serve(uint64_t addr, const ucontext_t *uc, uint32_t *generation)
 {
-	/* seq_cst: as uffdwp__enter(). */
-	uint32_t phase = atomic_load_explicit(&chain.phase, memory_order_relaxed);
+	unsigned int phase = uffdwp__readers_enter(&chain.readers);
 	enum outcome out = FOREIGN;
 
-	atomic_fetch_add_explicit(&chain.readers[phase & 1], 1, memory_order_seq_cst);
-	*generation = phase;
+	*generation = atomic_load_explicit(&chain.readers.phase, memory_order_relaxed);
 	for (int i = 0; i < UFFDWP__SIGBUS_MAX && out == FOREIGN; i++) {
 		struct uffdwp *h = atomic_load_explicit(&chain.handle[i], memory_order_seq_cst);
 
 		if (!h || uffdwp__check(h))
 			continue;
-		*generation += atomic_load_explicit(&h->phase, memory_order_relaxed);
+		*generation += atomic_load_explicit(&h->readers.phase, memory_order_relaxed);
 		out = serve_handle(h, addr, uc);
 	}
-	atomic_fetch_sub_explicit(&chain.readers[phase & 1], 1, memory_order_release);
+	uffdwp__readers_leave(&chain.readers, phase);
 	return out;
 }
 
@@ -291,19 +288,6 @@ __cold int uffdwp__sigbus_add(struct uffdwp *h)
 	return err;
 }
 
-__cold static void synchronize(void)
-{
-	for (int round = 0; round < 2; round++) {
-		unsigned int old = atomic_fetch_add_explicit(&chain.phase, 1,
-							     memory_order_seq_cst) &
-				   1;
-
-		for (unsigned int n = 0;
-		     atomic_load_explicit(&chain.readers[old], memory_order_seq_cst); n++)
-			uffdwp__pause(n);
-	}
-}
-
 __cold void uffdwp__sigbus_remove(struct uffdwp *h)
 {
 	pthread_mutex_lock(&chain.lock);
@@ -311,7 +295,7 @@ __cold void uffdwp__sigbus_remove(struct uffdwp *h)
 		if (atomic_load_explicit(&chain.handle[i], memory_order_relaxed) != h)
 			continue;
 		atomic_store_explicit(&chain.handle[i], NULL, memory_order_seq_cst);
-		synchronize();
+		uffdwp__readers_wait(&chain.readers);
 		break;
 	}
 	pthread_mutex_unlock(&chain.lock);

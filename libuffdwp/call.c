@@ -191,7 +191,13 @@ static int release_pages(struct uffdwp_region *r, uint64_t first, uint64_t n)
 	if (unlikely(err))
 		err = uffdwp__writeprotect(r->h, addr, n << r->shift, r->kernel_page, false, &done);
 	if (likely(!err)) {
-		uffdwp__pages_unlock(&r->pages, first, n, UFFDWP__FREE);
+		/*
+		 * The kernel puts a thread to sleep by the write bit, which a page that is still to be copied
+		 * (private hugetlb, the zero page, after fork) does not get back here: a thread that came after
+		 * the wake-up above, and whose message was put off before this unlock, sleeps.
+		 */
+		if (unlikely(uffdwp__pages_unlock(&r->pages, first, n, UFFDWP__FREE)))
+			uffdwp__wake(r->h, addr, n << r->shift);
 		return 0;
 	}
 	uffdwp__unprotect_all(r->h, addr, n << r->shift, r->kernel_page);

@@ -2,8 +2,7 @@
 /*
  * What every call on pages does: all of them lock the states of the pages, call the kernel, set
  * the new states, and wake whoever faulted meanwhile (see bitmap.h): a fault on a locked page is
- * put off, its thread sleeps on in the kernel's queue until that wake. Unprotecting wakes by
- * itself.
+ * put off, its thread sleeps on in the kernel's queue until that wake.
  *
  * Long ranges go in pieces: the kernel holds the address space's lock over each call.
  */

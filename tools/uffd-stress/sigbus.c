@@ -218,7 +218,7 @@ static int child(struct sigbus *s)
 static void fork_child(struct sigbus *s)
 {
 	struct arena *a = &s->a;
-	pid_t pid = fork();
+	pid_t pid = watchdog_fork();
 	int status;
 
 	if (!pid)

@@ -128,7 +128,7 @@ static int with_default(const struct stress_opts *o)
 static int in_child(const struct stress_opts *o, int (*fn)(const struct stress_opts *), int want,
 		    const char *what)
 {
-	pid_t pid = fork();
+	pid_t pid = watchdog_fork();
 	int status;
 
 	if (!pid)

@@ -97,6 +97,9 @@ void watchdog_step(const char *text, uint64_t arg);
 void watchdog_rest(const char *text);
 void watchdog_leave(void);
 
+/* fork(), without the watchdog's thread; the parent's watchdog goes on. */
+pid_t watchdog_fork(void);
+
 /*
  * Waits for a child and returns its exit status, 128 + signal if one killed it, or -1 if
  * it hung for stall seconds: its threads have been reported and it has been killed.

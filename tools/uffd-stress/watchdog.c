@@ -233,6 +233,23 @@ static int status_of(int status)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/*
+ * The child of a process with threads may find a lock that one of them held, its allocator's for
+ * one under AddressSanitizer; so the watchdog, often the only other thread, is not there
+ * meanwhile.
+ */
+pid_t watchdog_fork(void)
+{
+	bool watching = dog.stop >= 0;
+	pid_t pid;
+
+	watchdog_stop();
+	pid = fork();
+	if (pid && watching)
+		watchdog_start(dog.stall);
+	return pid;
+}
+
 int watchdog_child(pid_t pid)
 {
 	uint64_t end = now_ns() + dog.stall * UINT64_C(1000000000);

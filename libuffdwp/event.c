@@ -54,6 +54,22 @@ static void cut(struct uffdwp *h, struct uffdwp_region *r, uint64_t start, uint6
 
 /* ---- One region ---- */
 
+/* What is not there any more has nothing to deliver: whole granules only. */
+static void forget(struct uffdwp_region *r, uint64_t start, uint64_t end)
+{
+	uint64_t base = atomic_load_explicit(&r->base, memory_order_relaxed);
+	uint64_t i = (start - base + r->page_size - 1) >> r->shift;
+	uint64_t stop = (end - base) >> r->shift;
+
+	while (r->pages.n && (i = uffdwp__pages_next(&r->pages, i, stop)) < stop) {
+		uint64_t n = uffdwp__pages_claim(&r->pages, i, stop - i);
+
+		if (n)
+			uffdwp__pages_unlock(&r->pages, i, n, UFFDWP__FREE);
+		i += n ? n : 1;
+	}
+}
+
 static void apply(struct uffdwp *h, struct uffdwp_region *r, const struct change *c,
 		  const struct uffdwp_event *e)
 {
@@ -93,6 +109,8 @@ static bool next_region(struct uffdwp *h, const struct change *c, uint64_t *curs
 		tell(h, r, &e);
 	if (r && c->kind == UFFDWP_EVENT_REMAP && !e.whole)
 		uffdwp__let_go(r, e.to, e.len); /* what moved away alone is nobody's */
+	if (r && (c->kind == UFFDWP_EVENT_UNMAP || (c->kind == UFFDWP_EVENT_REMAP && !e.whole)))
+		forget(r, e.addr, e.addr + e.len);
 	uffdwp__leave(h, phase);
 	return r;
 }

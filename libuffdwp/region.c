@@ -288,16 +288,17 @@ __cold static void quiesce(struct uffdwp_region *r)
 }
 
 /*
- * While the region can still be found, so that no fault, or late SIGBUS, ever finds it registered
- * and nobody's.
+ * While the region can still be found, so that no fault, or late SIGBUS, ever finds it registered and nobody's. Part by
+ * part: what another region was moved onto is not its own any more.
  */
 __cold static void detach(struct uffdwp_region *r)
 {
-	uint64_t addr = atomic_load_explicit(&r->addr, memory_order_relaxed);
-	uint64_t len = atomic_load_explicit(&r->len, memory_order_relaxed);
+	const struct uffdwp__table *t = atomic_load_explicit(&r->h->table, memory_order_relaxed);
 
 	quiesce(r);
-	uffdwp__let_go(r, addr, len);
+	for (uint32_t i = 0; i < t->n; i++)
+		if (t->e[i].r == r)
+			uffdwp__let_go(r, t->e[i].start, t->e[i].end - t->e[i].start);
 }
 
 /* Under the lock. */

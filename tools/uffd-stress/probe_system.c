@@ -25,7 +25,7 @@ enum undo_kind { UNDO_NONE, UNDO_WRITE, UNDO_UNLINK, UNDO_SWAPOFF };
 
 struct undo {
 	atomic_int kind; /* enum undo_kind, set last: this process may be killed at any moment */
-	char path[128], value[64];
+	char path[128], value[128];
 };
 
 /* Shared with the guard; a check is one process, so there is one list. */

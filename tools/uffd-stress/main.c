@@ -14,10 +14,13 @@
 #define HUGETLB_KINDS (1u << MEM_HUGETLB_SHARED | 1u << MEM_HUGETLB_PRIVATE)
 #define HUGE_SIZE ((size_t)2 << 20)
 
-/* Two areas, each rounded up to whole pages for every CPU, and something for single pages. */
+/*
+ * Two areas, each rounded up to whole pages for every CPU, as often again for what a forked child
+ * copies of private ones, and something for single pages.
+ */
 static size_t hugepages_needed(const struct stress_opts *o)
 {
-	return 2 * (o->size > 32 * HUGE_SIZE ? o->size : 32 * HUGE_SIZE) + 16 * HUGE_SIZE;
+	return 4 * (o->size > 32 * HUGE_SIZE ? o->size : 32 * HUGE_SIZE) + 16 * HUGE_SIZE;
 }
 
 /*

@@ -186,7 +186,8 @@ int uffdwp_open(struct uffdwp **out, const struct uffdwp_opts *opts);
  * Works from any state, with threads blocked in faults: they go on. What was missing and
  * never placed then reads as zeros. NULL is allowed. In a forked child: frees the child's copy,
  * the parent notices nothing.
- * -EDEADLK: called from a fault operation; nothing was done.
+ * -EDEADLK: called from a fault operation; -EBUSY: a tracker or a snapshot is still there; nothing was
+ * done.
  * Nobody may use the handle or its regions during or after it.
  */
 int uffdwp_close(struct uffdwp *h);
@@ -336,10 +337,17 @@ int uffdwp_region_add(struct uffdwp *h, const struct uffdwp_region_opts *opts,
 
 /*
  * Release every page and thread of the region, unregister it, free it. Faults in flight are
- * finished first: no operation runs after it returns. -EDEADLK: called from an operation. Nobody
- * else may use r during or after it.
+ * finished first: no operation runs after it returns. -EDEADLK: called from an operation; -EBUSY: a
+ * tracker or a snapshot is on it. Nobody else may use r during or after it.
  */
 int uffdwp_region_remove(struct uffdwp_region *r);
+
+/*
+ * Give the region other operations and another context; ops NULL: every default. When it returns, nobody
+ * is in the old ones. -EINVAL, -E2BIG: see Conventions; -EBUSY: a write operation, while a
+ * tracker or a snapshot is on the region; -EDEADLK: called from an operation. Thread-safe.
+ */
+int uffdwp_region_set_ops(struct uffdwp_region *r, const struct uffdwp_ops *ops, void *ctx);
 
 /*
  * The region that holds addr, or NULL. It may be removed by another thread right after.
@@ -363,7 +371,8 @@ struct uffdwp *uffdwp_region_handle(const struct uffdwp_region *r);
  * kernel are handled; -EAGAIN comes back only if the address space kept changing for five
  * seconds. -ENOENT: part of it is not mapped any more; done tells where. -ESRCH: the process that
  * is watched has ended. -EBUSY: pages in the range stayed in an operation, or held by
- * UFFDWP_LATER, for a second. Thread-safe, and allowed in operations on other pages than the
+ * UFFDWP_LATER, for a second; or, of protect, unprotect, sweep and release, a tracker or a snapshot is on
+ * the region. Thread-safe, and allowed in operations on other pages than the
  * operation's own.
  */
 

@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "access.h"
+#include "layer.h"
 #include "piece.h"
 #include "sys.h"
 #include "util.h"
@@ -81,7 +82,7 @@ __cold void uffdwp__let_go(struct uffdwp_region *r, uint64_t addr, uint64_t len)
 
 /* ---- Protect and unprotect ---- */
 
-static int piece_protect(struct uffdwp__piece *p, bool on, uint64_t *done)
+int uffdwp__piece_protect(struct uffdwp__piece *p, bool on, uint64_t *done)
 {
 	struct uffdwp_region *r = p->r;
 	uint64_t ok = 0;
@@ -98,8 +99,26 @@ static int piece_protect(struct uffdwp__piece *p, bool on, uint64_t *done)
 	return err;
 }
 
-static int protect_range(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool on,
-			 uint64_t *done)
+int uffdwp__protect_range(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool on,
+			  uint64_t *done)
+{
+	int err = 0;
+
+	for (uint64_t pos = 0, n = 0; !err && pos < len; pos += n) {
+		struct uffdwp__piece p;
+
+		n = 0;
+		err = uffdwp__piece_lock(&p, r, addr + pos, len - pos);
+		if (!err)
+			err = uffdwp__piece_protect(&p, on, &n);
+		if (done)
+			*done += n;
+	}
+	return err;
+}
+
+/* -EBUSY: what is protected is the layers' to decide. */
+static int protect(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool on, uint64_t *done)
 {
 	int err = uffdwp__check_pages(r, addr, len, done);
 
@@ -107,30 +126,20 @@ static int protect_range(struct uffdwp_region *r, uint64_t addr, uint64_t len, b
 		return err;
 	if (!(r->mode & UFFDWP_MODE_WP))
 		return -EOPNOTSUPP;
-	for (uint64_t pos = 0, n = 0; !err && pos < len; pos += n) {
-		struct uffdwp__piece p;
-
-		n = 0;
-		err = uffdwp__piece_lock(&p, r, addr + pos, len - pos);
-		if (!err)
-			err = piece_protect(&p, on, &n);
-		if (done)
-			*done += n;
-	}
-	return err;
+	return uffdwp__layered(r) ? -EBUSY : uffdwp__protect_range(r, addr, len, on, done);
 }
 
 UFFDWP_PUBLIC int uffdwp_protect(struct uffdwp_region *r, uint64_t addr, uint64_t len,
 				 uint64_t *done)
 {
-	int err = protect_range(r, addr, len, true, done);
+	int err = protect(r, addr, len, true, done);
 
 	/*
 	 * A handle that failed delivers nothing: what was protected after it did so would be for
 	 * nothing.
 	 */
 	if (!err && unlikely(uffdwp__error(r->h))) {
-		protect_range(r, addr, len, false, done);
+		uffdwp__protect_range(r, addr, len, false, NULL);
 		err = -ECANCELED;
 	}
 	return err;
@@ -139,7 +148,7 @@ UFFDWP_PUBLIC int uffdwp_protect(struct uffdwp_region *r, uint64_t addr, uint64_
 UFFDWP_PUBLIC int uffdwp_unprotect(struct uffdwp_region *r, uint64_t addr, uint64_t len,
 				   uint64_t *done)
 {
-	return protect_range(r, addr, len, false, done);
+	return protect(r, addr, len, false, done);
 }
 
 /* ---- Delivering pages to the write operation ---- */
@@ -214,7 +223,7 @@ int uffdwp__release(struct uffdwp_region *r, uint64_t first, uint64_t n, struct 
 	return release_pages(r, first, n);
 }
 
-static int call_write(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp_fault *f)
+static void fill_fault(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp_fault *f)
 {
 	uintptr_t mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
 
@@ -224,7 +233,6 @@ static int call_write(struct uffdwp_region *r, uint64_t first, uint64_t n, struc
 	f->mem = mem ? (char *)mem + f->offset : NULL;
 	f->kind = UFFDWP_FAULT_WRITE;
 	f->write = 1;
-	return r->ops.write(r, f, r->ctx);
 }
 
 /* One page called for and released is the common case, and one counter: see stats.h. */
@@ -242,13 +250,15 @@ static void count_delivery(struct uffdwp__stats *st, uint64_t n, bool released)
 int uffdwp__deliver(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp_fault *f,
 		    struct uffdwp__stats *st)
 {
+	const struct uffdwp__program *p = uffdwp__program(r);
 	int ret;
 
-	if (!r->ops.write || unlikely(uffdwp__error(r->h))) {
+	if ((!p->ops.write && !uffdwp__layered(r)) || unlikely(uffdwp__error(r->h))) {
 		uffdwp__release(r, first, n, st);
 		return 0;
 	}
-	ret = call_write(r, first, n, f);
+	fill_fault(r, first, n, f);
+	ret = p->ops.write ? p->ops.write(r, f, p->ctx) : uffdwp__layers_write(r, first, n, f);
 	count_delivery(st, n, ret != UFFDWP_LATER);
 	if (ret == UFFDWP_LATER)
 		return ret;
@@ -289,32 +299,32 @@ static int sweep_one(struct uffdwp_region *r, uint64_t i, uint64_t end, struct u
 		     uint64_t *next)
 {
 	struct uffdwp_fault f = { .worker = UFFDWP_NO_WORKER };
-	uint64_t n = min_u64(end - i, r->run);
+	uint64_t n = min_u64(end - i, r->own_run);
+	unsigned int phase;
 
 	make_present(r, i, armed_run(r, i, n));
+	phase = uffdwp__enter(r->h);
 	n = uffdwp__pages_claim(&r->pages, i, n);
+	if (n)
+		uffdwp__deliver(r, i, n, &f, &r->h->stats);
+	uffdwp__leave(r->h, phase);
 	*next = i + n;
 	if (n) {
-		uffdwp__deliver(r, i, n, &f, &r->h->stats);
+		w->count = 0;
 	} else if (uffdwp__pages_get(&r->pages, i) >= UFFDWP__BUSY && !uffdwp__wait_busy(w)) {
 		return -EBUSY;
 	}
 	return uffdwp__error(r->h) ? -ECANCELED : 0;
 }
 
-UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done)
+static int sweep_range(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done)
 {
-	int err = uffdwp__check_pages(r, addr, len, done);
 	struct uffdwp__wait w = { 0 };
 	uint64_t first, i, end, busy = UINT64_MAX;
-	int slot;
+	int slot, err = uffdwp__error(r->h) ? -ECANCELED : 0;
 
-	if (!err && uffdwp__error(r->h))
-		err = -ECANCELED;
 	if (err)
 		return err;
-	if (!r->pages.n)
-		return -EOPNOTSUPP;
 	first = i = uffdwp__page_of(r, addr);
 	end = first + (len >> r->shift);
 	if (!uffdwp__in_pages(r, first, end - first))
@@ -333,6 +343,17 @@ UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t 
 	return err;
 }
 
+UFFDWP_PUBLIC int uffdwp_sweep(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done)
+{
+	int err = uffdwp__check_pages(r, addr, len, done);
+
+	if (err)
+		return err;
+	if (!r->pages.n)
+		return -EOPNOTSUPP;
+	return uffdwp__layered(r) ? -EBUSY : sweep_range(r, addr, len, done);
+}
+
 UFFDWP_PUBLIC int uffdwp_release(struct uffdwp_region *r, uint64_t addr, uint64_t len,
 				 uint64_t *done)
 {
@@ -343,6 +364,8 @@ UFFDWP_PUBLIC int uffdwp_release(struct uffdwp_region *r, uint64_t addr, uint64_
 		return err;
 	if (!r->pages.n)
 		return -EOPNOTSUPP;
+	if (uffdwp__layered(r))
+		return -EBUSY;
 	first = uffdwp__page_of(r, addr);
 	n = len >> r->shift;
 	if (!uffdwp__in_pages(r, first, n))
@@ -361,6 +384,52 @@ UFFDWP_PUBLIC int uffdwp_release(struct uffdwp_region *r, uint64_t addr, uint64_
 	return err;
 }
 
+/*
+ * The pages are BUSY while their content goes, so that no layer protects them in between: an anonymous page
+ * loses its protection with its content. False: one is ARMED (again), and has to be delivered first.
+ */
+static bool discard_piece(struct uffdwp__piece *p, bool remove, int *err)
+{
+	struct uffdwp_region *r = p->r;
+	unsigned int phase;
+
+	for (uint64_t i = 0; i < p->n && r->pages.n; i++) {
+		if (!uffdwp__piece_was_armed(p, i))
+			continue;
+		uffdwp__piece_restore(p, 0);
+		return false;
+	}
+	*err = uffdwp__sys_discard((void *)(uintptr_t)p->addr, p->len, remove);
+	/* Not a reader before: the event of the discard may wait for who waits for readers. */
+	phase = uffdwp__enter(r->h);
+	uffdwp__layers_mark(r, p->first, p->n);
+	uffdwp__leave(r->h, phase);
+	uffdwp__piece_unlock(p, 0, p->n, UFFDWP__FREE);
+	return true;
+}
+
+static int discard_some(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool remove,
+			uint64_t *n)
+{
+	struct uffdwp__piece p;
+	bool ok = false;
+	int err = 0;
+
+	*n = 0;
+	while (!err && !ok) {
+		if (r->pages.n)
+			err = sweep_range(r, addr, min_u64(len, UFFDWP__PIECE), NULL);
+		if (!err)
+			err = uffdwp__piece_lock(&p, r, addr, len);
+		if (err)
+			return err;
+		ok = discard_piece(&p, remove, &err);
+	}
+	if (!err)
+		*n = p.len;
+	return err;
+}
+
 UFFDWP_PUBLIC int uffdwp_discard(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint32_t how,
 				 uint64_t *done)
 {
@@ -374,12 +443,10 @@ UFFDWP_PUBLIC int uffdwp_discard(struct uffdwp_region *r, uint64_t addr, uint64_
 		return -EOPNOTSUPP;
 	if (r->h->features & UFFDWP_FEATURE_EVENT_REMOVE && uffdwp__serving(r->h))
 		return -EDEADLK;
-	if (r->pages.n)
-		err = uffdwp_sweep(r, addr, len, NULL);
-	if (!err)
-		err = uffdwp__sys_discard((void *)(uintptr_t)addr, len,
-					  how == UFFDWP_DISCARD_REMOVE);
-	if (!err && done)
-		*done = len;
+	for (uint64_t pos = 0, n; !err && pos < len; pos += n) {
+		err = discard_some(r, addr + pos, len - pos, how == UFFDWP_DISCARD_REMOVE, &n);
+		if (done)
+			*done += n;
+	}
 	return err;
 }

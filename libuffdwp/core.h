@@ -42,6 +42,19 @@
 #define UFFDWP__SERVERS UFFDWP_THREADS_MAX
 
 struct uffdwp__pool;
+struct uffdwp__layer; /* see layer.h */
+
+/* What may be on a region besides, or in place of, the program's operations: in order of delivery. */
+enum uffdwp__who { UFFDWP__SNAPSHOT, UFFDWP__TRACK, UFFDWP__LAYERS };
+
+/* Stripes of the marks' lock: collecting one does not hold up collecting another. */
+#define UFFDWP__STRIPES 8
+
+/* The program's operations. Readers take the pointer once and use what it points to. */
+struct uffdwp__program {
+	struct uffdwp_ops ops;
+	void *ctx;
+};
 
 struct uffdwp__entry {
 	uint64_t start, end;
@@ -66,14 +79,23 @@ struct uffdwp_region {
 	uint64_t page_size;    /* one page state stands for so much */
 	uint64_t kernel_page;  /* the kernel faults and places so much */
 	unsigned int shift;    /* of page_size */
-	uint32_t mode, run;
+	uint32_t mode;
+	/*
+	 * How many pages a write fault takes along: at most run, and with exact only those that were
+	 * written; then all of its granule. Set by the layers that are there, else run is own_run.
+	 */
+	_Atomic uint32_t run, exact, granule;
+	uint32_t own_run;
 	bool mem_is_addr;
 	uint32_t born;		    /* the last event before it was added */
 	bool populate;		    /* before protecting */
 	_Atomic bool gone;	    /* all of it was unmapped: it is not in the table any more */
 	struct uffdwp_region *next; /* in the handle's list */
-	struct uffdwp_ops ops;
-	void *ctx;
+	_Atomic(const struct uffdwp__program *) program;
+	struct uffdwp__program programs[2];
+	/* Changed under the lock; used by readers. */
+	_Atomic(struct uffdwp__layer *) layer[UFFDWP__LAYERS];
+	pthread_mutex_t stripe[UFFDWP__STRIPES];
 	struct uffdwp__pages
 		pages; /* n is 0 without UFFDWP_MODE_WP, or when the kernel resolves writes */
 	void *zeros;   /* kernel_page bytes, only where missing pages are placed */
@@ -99,7 +121,7 @@ struct uffdwp {
 	uint32_t table_cap;
 	size_t table_size;	       /* bytes of each of the two */
 	struct uffdwp_region *regions; /* all, also those with nothing left; under the lock */
-	_Atomic uint32_t nregions;
+	_Atomic uint32_t nregions, nlayers;
 	pthread_mutex_t lock;
 
 	struct uffdwp__readers readers;
@@ -161,6 +183,25 @@ static inline unsigned int uffdwp__enter(struct uffdwp *h)
 static inline void uffdwp__leave(struct uffdwp *h, unsigned int phase)
 {
 	uffdwp__readers_leave(&h->readers, phase);
+}
+
+/* The program's operations and context, in a reader section. */
+static inline const struct uffdwp__program *uffdwp__program(const struct uffdwp_region *r)
+{
+	/* Pairs with the release in uffdwp_region_set_ops(). */
+	return atomic_load_explicit(&r->program, memory_order_acquire);
+}
+
+/* In a reader section, or under the lock: seq_cst as the table, see uffdwp__readers_wait(). */
+static inline struct uffdwp__layer *uffdwp__layer(const struct uffdwp_region *r,
+						  enum uffdwp__who who)
+{
+	return atomic_load_explicit(&r->layer[who], memory_order_seq_cst);
+}
+
+static inline bool uffdwp__layered(const struct uffdwp_region *r)
+{
+	return uffdwp__layer(r, UFFDWP__SNAPSHOT) || uffdwp__layer(r, UFFDWP__TRACK);
 }
 
 /* In a reader section, or under the lock. NULL: nobody's. */

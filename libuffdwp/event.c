@@ -17,6 +17,7 @@
 #include <errno.h>
 
 #include "call.h"
+#include "layer.h"
 #include "sys.h"
 #include "util.h"
 
@@ -33,12 +34,14 @@ static bool concerns(const struct change *c, const struct uffdwp_region *r)
 
 static void tell(struct uffdwp *h, struct uffdwp_region *r, const struct uffdwp_event *e)
 {
+	const struct uffdwp__program *p = uffdwp__program(r);
 	int slot, ret;
 
-	if (!r->ops.event || uffdwp__error(h))
+	uffdwp__layers_event(r, e);
+	if (!p->ops.event || uffdwp__error(h))
 		return;
 	slot = uffdwp__serving_begin(h);
-	ret = r->ops.event(r, e, r->ctx);
+	ret = p->ops.event(r, e, p->ctx);
 	uffdwp__serving_end(h, slot);
 	if (ret)
 		uffdwp__fail(h, ret < 0 ? ret : -EINVAL);

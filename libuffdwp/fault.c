@@ -53,18 +53,35 @@ static bool is_write(const struct fault *f)
  */
 static uint64_t window(const struct uffdwp_region *r, uint64_t page, uint64_t want)
 {
-	uint64_t behind;
+	uint64_t run = atomic_load_explicit(&r->run, memory_order_relaxed), behind;
 
-	if (r->run == 1)
+	if (run == 1)
 		return 1;
 	/*
 	 * Pages that were never there may be protected too, and reading one would be a fault of
 	 * its own.
 	 */
-	if (r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR))
-		return min_u64(r->run, want);
-	behind = uffdwp__pages_behind(&r->pages, page, r->run);
-	return min_u64(r->run, behind >= BEHIND_MIN ? max_u64(want, behind) : want);
+	if (r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR) ||
+	    atomic_load_explicit(&r->exact, memory_order_relaxed))
+		return min_u64(run, want);
+	behind = uffdwp__pages_behind(&r->pages, page, run);
+	return min_u64(run, behind >= BEHIND_MIN ? max_u64(want, behind) : want);
+}
+
+/* The rest of the granule of pages [page, page + n), which are released. */
+static void serve_granule(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
+			  uint64_t n, uint64_t granule)
+{
+	uint64_t i = page & ~(granule - 1), end = (page + n + granule - 1) & ~(granule - 1);
+
+	end = min_u64(end, r->pages.n);
+	for (uint64_t k; i < end; i += k ? k : 1) {
+		struct uffdwp_fault f = { .worker = s->worker };
+
+		k = uffdwp__pages_claim(&r->pages, i, end - i);
+		if (k)
+			uffdwp__deliver(r, i, k, &f, s->st);
+	}
 }
 
 enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r,
@@ -72,11 +89,15 @@ enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_r
 {
 	struct uffdwp_fault f = { .tid = tid, .worker = s->worker };
 	enum uffdwp__state was = uffdwp__pages_fault(&r->pages, page);
+	uint64_t granule;
 
 	*n = was == UFFDWP__BUSY ? 0 : 1;
 	if (likely(was == UFFDWP__ARMED)) {
 		*n += uffdwp__pages_claim(&r->pages, page + 1, window(r, page, want) - 1);
 		uffdwp__deliver(r, page, *n, &f, s->st);
+		granule = atomic_load_explicit(&r->granule, memory_order_relaxed);
+		if (unlikely(granule > 1))
+			serve_granule(s, r, page, *n, granule);
 		return was;
 	}
 	uffdwp__count(s->st, COUNT_DUPLICATES, 1);
@@ -126,8 +147,9 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 				  .write = write,
 				  .tid = tid,
 				  .worker = s->worker };
+	const struct uffdwp__program *p = uffdwp__program(r);
 	int (*op)(struct uffdwp_region *, const struct uffdwp_fault *,
-		  void *) = kind == UFFDWP_FAULT_MISSING ? r->ops.missing : r->ops.minor;
+		  void *) = kind == UFFDWP_FAULT_MISSING ? p->ops.missing : p->ops.minor;
 	int err = -ECANCELED;
 
 	/* From before this region, when there was another one here. */
@@ -137,7 +159,7 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 		return 0;
 	}
 	if (likely(!uffdwp__error(r->h))) {
-		err = op ? op(r, &f, r->ctx) : place_default(r, addr, kind);
+		err = op ? op(r, &f, p->ctx) : place_default(r, addr, kind);
 		if (err == 0 || err == UFFDWP_LATER)
 			return err;
 		/* Unmapped meanwhile, or the process ended: nobody's failure. */

@@ -156,6 +156,8 @@ UFFDWP_PUBLIC __cold int uffdwp_close(struct uffdwp *h)
 		return 0;
 	if (!err && uffdwp__serving(h))
 		return -EDEADLK;
+	if (!err && atomic_load_explicit(&h->nlayers, memory_order_relaxed))
+		return -EBUSY;
 	uffdwp__destroy(h, err == -ECHILD);
 	return 0;
 }
@@ -169,10 +171,10 @@ __cold static int child_region(struct uffdwp *child, const struct uffdwp__entry 
 					.len = e->r->size,
 					.page_size = e->r->page_size,
 					.mode = e->r->mode,
-					.run = e->r->run,
+					.run = e->r->own_run,
 					.armed = 1,
-					.ops = &e->r->ops,
-					.ctx = e->r->ctx };
+					.ops = &uffdwp__program(e->r)->ops,
+					.ctx = uffdwp__program(e->r)->ctx };
 	struct uffdwp_region *r = uffdwp__region_new(child, &o, e->r->kernel_page);
 
 	if (!r)

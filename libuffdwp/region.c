@@ -39,13 +39,17 @@ uffdwp__region_new(struct uffdwp *h, const struct uffdwp_region_opts *o, uint64_
 	r->kernel_page = kernel_page;
 	r->shift = (unsigned int)__builtin_ctzll(o->page_size);
 	r->mode = o->mode;
-	r->run = o->run ? o->run : 1;
-	r->ctx = o->ctx;
+	r->run = r->own_run = o->run ? o->run : 1;
+	r->granule = 1;
+	r->program = &r->programs[0];
+	r->programs[0].ctx = o->ctx;
+	for (int i = 0; i < UFFDWP__STRIPES; i++)
+		pthread_mutex_init(&r->stripe[i], NULL);
 	r->pages.n = n;
 	r->pages.w = (_Atomic uint64_t *)(r + 1);
 	r->alloc_size = size;
 	uffdwp__pages_fill(&r->pages, o->armed ? UFFDWP__ARMED : UFFDWP__FREE);
-	if (ops_of(&r->ops, o->ops))
+	if (ops_of(&r->programs[0].ops, o->ops))
 		goto fail;
 	if (o->mode & UFFDWP_MODE_MISSING) {
 		r->zeros_size = kernel_page;
@@ -326,6 +330,10 @@ UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
 	if (uffdwp__serving(h))
 		return -EDEADLK;
 	pthread_mutex_lock(&h->lock);
+	if (uffdwp__layered(r)) {
+		pthread_mutex_unlock(&h->lock);
+		return -EBUSY;
+	}
 	if (!atomic_load_explicit(&r->gone, memory_order_relaxed)) {
 		detach(r);
 		uffdwp__table_remove(h, r);
@@ -355,6 +363,36 @@ __cold void uffdwp__regions_free(struct uffdwp *h)
 	}
 	uffdwp__sys_free(atomic_load_explicit(&h->table, memory_order_relaxed), h->table_size);
 	uffdwp__sys_free(h->spare, h->table_size);
+}
+
+/* ---- Other operations ---- */
+
+UFFDWP_PUBLIC __cold int uffdwp_region_set_ops(struct uffdwp_region *r,
+					       const struct uffdwp_ops *ops, void *ctx)
+{
+	struct uffdwp__program *p;
+	struct uffdwp_ops copy;
+	int err = r ? uffdwp__check(r->h) : -EINVAL;
+
+	if (!err)
+		err = ops_of(&copy, ops);
+	if (err)
+		return err;
+	if (uffdwp__serving(r->h))
+		return -EDEADLK;
+	pthread_mutex_lock(&r->h->lock);
+	if (copy.write && uffdwp__layered(r)) {
+		err = -EBUSY;
+	} else {
+		p = &r->programs[uffdwp__program(r) == &r->programs[0]];
+		p->ops = copy;
+		p->ctx = ctx;
+		/* Pairs with uffdwp__program(). */
+		atomic_store_explicit(&r->program, p, memory_order_seq_cst);
+		uffdwp__readers_wait(&r->h->readers);
+	}
+	pthread_mutex_unlock(&r->h->lock);
+	return err;
 }
 
 /* ---- Asking ---- */
@@ -393,7 +431,7 @@ UFFDWP_PUBLIC uint64_t uffdwp_region_page_size(const struct uffdwp_region *r)
 
 UFFDWP_PUBLIC void *uffdwp_region_ctx(const struct uffdwp_region *r)
 {
-	return r ? r->ctx : NULL;
+	return r ? uffdwp__program(r)->ctx : NULL;
 }
 
 UFFDWP_PUBLIC struct uffdwp *uffdwp_region_handle(const struct uffdwp_region *r)

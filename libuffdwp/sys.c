@@ -316,6 +316,30 @@ int64_t uffdwp__sys_read_process(int pid, uint64_t addr, void *buf, size_t len)
 	return RETRY(process_vm_readv(pid, &to, 1, &from, 1, 0));
 }
 
+/* ---- Pagemap ---- */
+
+__cold int uffdwp__sys_pagemap_open(int pid)
+{
+	char path[32] = "/proc/self/pagemap";
+
+	if (pid)
+		snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	return (int)RETRY(open(path, O_RDONLY | O_CLOEXEC));
+}
+
+int64_t uffdwp__sys_pagemap_read(int fd, uint64_t addr, uint64_t *entries, uint64_t n)
+{
+	int64_t got = RETRY(pread(fd, entries, n * sizeof(*entries),
+				  (off_t)(addr / uffdwp__sys_page_size() * sizeof(*entries))));
+
+	return got < 0 ? got : got / (int64_t)sizeof(*entries);
+}
+
+int uffdwp__sys_pagemap_scan(int fd, struct uffdwp__scan *arg)
+{
+	return (int)RETRY(ioctl(fd, UFFDWP__IOC_SCAN, arg));
+}
+
 /* ---- Threads ---- */
 
 int uffdwp__sys_pid(void)

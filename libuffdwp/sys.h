@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 struct uffd_msg;
+struct uffdwp__scan;
 
 /* Descriptors */
 int uffdwp__sys_open_device(bool user_mode_only);  /* a new userfaultfd from /dev/userfaultfd */
@@ -51,6 +52,12 @@ int uffdwp__sys_wipe_on_fork(void *p, size_t size);
 int uffdwp__sys_populate_read(void *p, size_t size);
 int uffdwp__sys_discard(void *p, size_t size, bool remove);
 int64_t uffdwp__sys_read_process(int pid, uint64_t addr, void *buf, size_t len);
+
+/* The pagemap of a process, or of the calling one. */
+int uffdwp__sys_pagemap_open(int pid);
+/* Entries of n pages from addr on: how many were read. */
+int64_t uffdwp__sys_pagemap_read(int fd, uint64_t addr, uint64_t *entries, uint64_t n);
+int uffdwp__sys_pagemap_scan(int fd, struct uffdwp__scan *arg); /* ranges found (6.7) */
 
 /* Threads */
 int uffdwp__sys_pid(void);

@@ -45,10 +45,27 @@ struct uffdwp__move { /* 6.8 */
 	int64_t move;
 };
 
+struct uffdwp__page_region { /* 6.7 */
+	uint64_t start, end, categories;
+};
+
+struct uffdwp__scan { /* 6.7 */
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+#define UFFDWP__SCAN_WP_MATCHING (UINT64_C(1) << 0)
+#define UFFDWP__SCAN_CHECK_WPASYNC (UINT64_C(1) << 1)
+#define UFFDWP__PAGE_IS_WRITTEN (UINT64_C(1) << 1)
+#define UFFDWP__PAGE_IS_PRESENT (UINT64_C(1) << 3)
+#define UFFDWP__PAGE_IS_SWAPPED (UINT64_C(1) << 4)
+
+#define UFFDWP__IOC_SCAN _IOWR('f', 16, struct uffdwp__scan)
 #define UFFDWP__IOC_MOVE _IOWR(0xAA, 0x05, struct uffdwp__move)
 #define UFFDWP__IOC_CONTINUE _IOWR(0xAA, 0x07, struct uffdwp__continue)
 #define UFFDWP__IOC_POISON _IOWR(0xAA, 0x08, struct uffdwp__poison)
 
+_Static_assert(UFFDWP__IOC_SCAN == 0xc0606610, "PAGEMAP_SCAN");
 _Static_assert(UFFDWP__IOC_MOVE == 0xc028aa05, "UFFDIO_MOVE");
 _Static_assert(UFFDWP__IOC_CONTINUE == 0xc020aa07, "UFFDIO_CONTINUE");
 _Static_assert(UFFDWP__IOC_POISON == 0xc020aa08, "UFFDIO_POISON");

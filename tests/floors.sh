@@ -10,7 +10,7 @@ set -u
 floors='
 0 uapi util
 1 sys bitmap hist
-2 core piece place access call region stats
+2 core piece place access layer call collect region stats
 3 fault event pool sigbus handle open
 '
 # What sys.c alone may call: whatever can fail with EINTR or EAGAIN or differs between kernels.

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/* Layers as their owners use them: attach, protect, collect, detach. The design is in layer.h. */
+#ifndef UFFDWP_COLLECT_H
+#define UFFDWP_COLLECT_H
+
+#include "layer.h"
+
+/* Most pages that one collect looks at, and the words that have a bit for each. */
+#define UFFDWP__COLLECT_MAX 65536
+#define UFFDWP__COLLECT_WORDS (UFFDWP__COLLECT_MAX / 64)
+
+/*
+ * Attach, with run, granule, write and event filled in. No mark is set, nothing is protected by it.
+ * -EBUSY: there is one of this kind, or a write operation; -EOPNOTSUPP: not UFFDWP_MODE_WP; errors of
+ * opening the pagemap, where it is needed; -ENOMEM. Not from operations. On failure nothing is left.
+ */
+int uffdwp__layer_attach(struct uffdwp__layer *l, struct uffdwp_region *r, enum uffdwp__who who);
+
+/*
+ * Detach: when it returns, nobody uses it. The last layer unprotects the region. Pages put off by
+ * UFFDWP_LATER must have been resumed. In a forked child it only frees.
+ */
+void uffdwp__layer_detach(struct uffdwp__layer *l);
+
+/* Whether another layer is on the region: then pages stay protected when this one is done. */
+bool uffdwp__layer_shared(const struct uffdwp__layer *l);
+
+/* Protects, or unprotects if no other layer is there, pages that are mapped. Does not touch marks. */
+int uffdwp__layer_protect(struct uffdwp__layer *l, uint64_t first, uint64_t n, bool on);
+
+/*
+ * Which of the pages from first on were written since they were last taken, as bits, bit 0 for first.
+ * n is cut to what lies between two multiples of UFFDWP__COLLECT_MAX. take: clear their marks and protect
+ * them again, in one step for each page. Stops soon after max pages were found. *looked: so many
+ * pages were looked at, also after an error, when what is in bits counts. -ENOENT: memory is not mapped, or
+ * not the region's any more.
+ */
+int uffdwp__layer_collect(struct uffdwp__layer *l, uint64_t first, uint64_t n, uint64_t max,
+			  bool take, uint64_t *bits, uint64_t *looked);
+
+/* Goes on with pages that write() had put off: marks, release. */
+void uffdwp__layer_resume(struct uffdwp__layer *l, uint64_t first, uint64_t n);
+
+#endif

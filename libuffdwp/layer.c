@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/* Layers as seen from below: writes, discards and events reach them here. The design is in layer.h. */
+#include "layer.h"
+
+#include "piece.h"
+#include "util.h"
+
+/* Bits [first, first + n) of a bitmap; relaxed: the page's state, or the stripe, orders them. */
+static void set_bits(_Atomic uint64_t *w, uint64_t first, uint64_t n)
+{
+	while (n) {
+		uint64_t off = first % 64, k = min_u64(n, 64 - off);
+		uint64_t m = (k == 64 ? ~UINT64_C(0) : (UINT64_C(1) << k) - 1) << off;
+
+		/* Most writes of a page that counts as written already come from faults that raced. */
+		if ((atomic_load_explicit(&w[first / 64], memory_order_relaxed) & m) != m)
+			atomic_fetch_or_explicit(&w[first / 64], m, memory_order_relaxed);
+		first += k;
+		n -= k;
+	}
+}
+
+void uffdwp__layer_mark(struct uffdwp__layer *l, uint64_t first, uint64_t n)
+{
+	if (first < l->pages)
+		set_bits(l->marks, first, min_u64(n, l->pages - first));
+}
+
+void uffdwp__layers_mark(struct uffdwp_region *r, uint64_t first, uint64_t n)
+{
+	for (int who = 0; who < UFFDWP__LAYERS; who++) {
+		struct uffdwp__layer *l = uffdwp__layer(r, who);
+
+		if (l)
+			uffdwp__layer_mark(l, first, n);
+	}
+}
+
+int uffdwp__layers_write(struct uffdwp_region *r, uint64_t first, uint64_t n,
+			 const struct uffdwp_fault *f)
+{
+	for (int who = 0; who < UFFDWP__LAYERS; who++) {
+		struct uffdwp__layer *l = uffdwp__layer(r, who);
+
+		/* Only the first layer ever puts off, so who resumes has nothing left to ask. */
+		if (l && l->write && l->write(l, first, n, f) == UFFDWP_LATER)
+			return UFFDWP_LATER;
+	}
+	uffdwp__layers_mark(r, first, n);
+	return 0;
+}
+
+static void suspect(struct uffdwp__layer *l, uint64_t first, uint64_t n)
+{
+	uffdwp__layer_mark(l, first, n);
+	if (!l->suspects || first >= l->pages)
+		return;
+	set_bits(l->suspects, first, min_u64(n, l->pages - first));
+	/* Pairs with the acquire in uffdwp__layer_collect(). */
+	atomic_store_explicit(&l->suspicious, 1, memory_order_release);
+}
+
+/* The pages of an event, also those that it meets in part. */
+static void suspect_range(struct uffdwp__layer *l, const struct uffdwp_event *e)
+{
+	uint64_t first = uffdwp__page_of(l->r, e->addr);
+	uint64_t last = uffdwp__page_of(l->r, e->addr + e->len - 1);
+
+	suspect(l, first, last - first + 1);
+}
+
+void uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_event *e)
+{
+	for (int who = 0; who < UFFDWP__LAYERS; who++) {
+		struct uffdwp__layer *l = uffdwp__layer(r, who);
+
+		if (l && e->kind == UFFDWP_EVENT_REMOVE)
+			suspect_range(l, e);
+		if (l && l->event)
+			l->event(l, e);
+	}
+}

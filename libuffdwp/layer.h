@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Layers: what a snapshot and a tracker have on a region, in the place of a write operation of the
+ * program's own. Both may be there at once.
+ *
+ * DESIGN
+ *
+ * A layer has one mark a page: written since this layer last collected it. Without async protection a
+ * page that is ARMED is protected, for whichever layer; its first write is delivered to the layers in
+ * their order: first the snapshot saves it, then every layer's mark is set, then it is released. With
+ * async protection the kernel holds the marks, for all layers together: who takes them from there gives
+ * them to the other layers' marks, under the stripe's lock, so that no layer can look in between.
+ *
+ * Invariant without async: a page that a layer has protected is ARMED, BUSY, or marked. Marks are
+ * set, and taken, only while the page is BUSY, so that taking a page's mark and protecting it again is
+ * one step to whoever writes. With async: a page is protected, or written in the kernel's books, or
+ * marked.
+ *
+ * A REMOVE event is read before the content goes, and with anonymous memory's content goes its
+ * protection: a page that was taken in between is not protected any more, or has changed without a
+ * write. So it is a suspect from then on, and each collect looks in the pagemap whether it is still
+ * what it should be; if not, or if nobody can tell, it counts as written.
+ *
+ * Serving threads, collect and discard use layers as readers of the table (core.h), and detaching
+ * waits for them.
+ */
+#ifndef UFFDWP_LAYER_H
+#define UFFDWP_LAYER_H
+
+#include "core.h"
+
+struct uffdwp__layer {
+	struct uffdwp_region *r;
+	enum uffdwp__who who;
+	uint32_t run;	  /* most pages that one fault releases; 1: only those that were written */
+	uint32_t granule; /* pages, a power of two: one fault releases all of its granule */
+	int pagemap;	  /* of the process that is watched, or -1 */
+	bool anonymous;
+	/*
+	 * BUSY pages [first, first + n) are about to be written, discarded, or let go: keep what they
+	 * are. Called by serving threads and by uffdwp_discard(). 0, or UFFDWP_LATER: not now; the layer
+	 * calls uffdwp__layer_resume() for exactly these pages, later. NULL: nothing to keep.
+	 */
+	int (*write)(struct uffdwp__layer *l, uint64_t first, uint64_t n,
+		     const struct uffdwp_fault *f);
+	/* An event that meets the region; see uffdwp_event. NULL: ignore. */
+	void (*event)(struct uffdwp__layer *l, const struct uffdwp_event *e);
+	uint64_t pages;		     /* in the region */
+	_Atomic uint64_t *marks;     /* one bit a page, the lowest first */
+	_Atomic uint64_t *suspects;  /* the same, only with EVENT_REMOVE */
+	_Atomic uint32_t suspicious; /* 1: there is a suspect */
+	size_t marks_size;	     /* bytes of each */
+};
+
+/* In a reader section: delivers BUSY pages to all layers, and marks them. 0 or UFFDWP_LATER. */
+int uffdwp__layers_write(struct uffdwp_region *r, uint64_t first, uint64_t n,
+			 const struct uffdwp_fault *f);
+
+/* In a reader section: an event that meets the region. */
+void uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_event *e);
+
+/* Marks pages for one layer, or, in a reader section, for all that are on the region. */
+void uffdwp__layer_mark(struct uffdwp__layer *l, uint64_t first, uint64_t n);
+void uffdwp__layers_mark(struct uffdwp_region *r, uint64_t first, uint64_t n);
+
+#endif

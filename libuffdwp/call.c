@@ -299,7 +299,7 @@ static int sweep_one(struct uffdwp_region *r, uint64_t i, uint64_t end, struct u
 		     uint64_t *next)
 {
 	struct uffdwp_fault f = { .worker = UFFDWP_NO_WORKER };
-	uint64_t n = min_u64(end - i, r->own_run);
+	uint64_t n = min_u64(end - i, uffdwp__layered(r) ? UFFDWP_RUN_MAX : r->own_run);
 	unsigned int phase;
 
 	make_present(r, i, armed_run(r, i, n));

@@ -67,7 +67,7 @@ __cold static void layer_free(struct uffdwp__layer *l)
 }
 
 /* What faults take along, by the layers that are there; under the lock. */
-__cold static void set_window(struct uffdwp_region *r)
+static void set_window(struct uffdwp_region *r)
 {
 	const struct uffdwp__layer *s = uffdwp__layer(r, UFFDWP__SNAPSHOT);
 	const struct uffdwp__layer *t = uffdwp__layer(r, UFFDWP__TRACK);
@@ -141,6 +141,14 @@ __cold void uffdwp__layer_detach(struct uffdwp__layer *l)
 		atomic_fetch_sub_explicit(&r->h->nlayers, 1, memory_order_relaxed);
 	}
 	layer_free(l);
+}
+
+void uffdwp__layer_set_run(struct uffdwp__layer *l, uint32_t run)
+{
+	pthread_mutex_lock(&l->r->h->lock);
+	l->run = run;
+	set_window(l->r);
+	pthread_mutex_unlock(&l->r->h->lock);
 }
 
 bool uffdwp__layer_shared(const struct uffdwp__layer *l)

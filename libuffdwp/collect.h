@@ -22,6 +22,9 @@ int uffdwp__layer_attach(struct uffdwp__layer *l, struct uffdwp_region *r, enum 
  */
 void uffdwp__layer_detach(struct uffdwp__layer *l);
 
+/* From now on one fault takes along so many pages: see run in layer.h. */
+void uffdwp__layer_set_run(struct uffdwp__layer *l, uint32_t run);
+
 /* Whether another layer is on the region: then pages stay protected when this one is done. */
 bool uffdwp__layer_shared(const struct uffdwp__layer *l);
 

@@ -390,3 +390,22 @@ uint32_t uffdwp__events_now(struct uffdwp *h)
 	pthread_mutex_unlock(&h->stash_lock);
 	return n;
 }
+
+/*
+ * Reading an event lets whoever caused it go on, so the number is worth nothing while somebody
+ * reads: that is what the lock excludes. It is not waited for, because who asks may hold pages.
+ */
+bool uffdwp__events_settled(struct uffdwp *h)
+{
+	uint32_t n;
+
+	if (!h->stash)
+		return true;
+	for (int tries = 64; pthread_mutex_trylock(&h->stash_lock); tries--)
+		if (!tries)
+			return false;
+	n = h->events_read;
+	pthread_mutex_unlock(&h->stash_lock);
+	/* Acquire: pairs with the release in uffdwp__events_done(). */
+	return atomic_load_explicit(&h->events_done, memory_order_acquire) == n;
+}

@@ -44,7 +44,9 @@
 struct uffdwp__pool;
 struct uffdwp__layer; /* see layer.h */
 
-/* What may be on a region besides, or in place of, the program's operations: in order of delivery. */
+/*
+ * What may be on a region besides, or in place of, the program's operations: in order of delivery.
+ */
 enum uffdwp__who { UFFDWP__SNAPSHOT, UFFDWP__TRACK, UFFDWP__LAYERS };
 
 /* Stripes of the marks' lock: collecting one does not hold up collecting another. */
@@ -81,8 +83,9 @@ struct uffdwp_region {
 	unsigned int shift;    /* of page_size */
 	uint32_t mode;
 	/*
-	 * How many pages a write fault takes along: at most run, and with exact only those that were
-	 * written; then all of its granule. Set by the layers that are there, else run is own_run.
+	 * How many pages a write fault takes along: at most run, and with exact only those that
+	 * were written; then all of its granule. Set by the layers that are there, else run is
+	 * own_run.
 	 */
 	_Atomic uint32_t run, exact, granule;
 	uint32_t own_run;
@@ -246,6 +249,11 @@ void uffdwp__stash_close(struct uffdwp *h);
 void uffdwp__events_turn(struct uffdwp *h, uint32_t number);
 void uffdwp__events_done(struct uffdwp *h, uint32_t number);
 uint32_t uffdwp__events_now(struct uffdwp *h);
+
+/*
+ * Whether every event that has been read was carried out. False also when that can not be told now.
+ */
+bool uffdwp__events_settled(struct uffdwp *h);
 
 /* Copies an option struct of the caller's size into ours: 0, -EINVAL, -E2BIG. */
 int uffdwp__opts(void *to, size_t to_size, const void *from, size_t min_size);

@@ -17,6 +17,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -278,6 +279,19 @@ __cold void *uffdwp__sys_alloc_zeros(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+__cold void *uffdwp__sys_alloc_staging(size_t size)
+{
+	char *p = uffdwp__sys_alloc(size);
+
+	if (!p)
+		return NULL;
+	madvise(p, size, MADV_DONTFORK);
+	madvise(p, size, MADV_HUGEPAGE);
+	for (size_t i = 0; i < size; i += 4096)
+		*(volatile char *)(p + i) = 0;
+	return p;
+}
+
 __cold void uffdwp__sys_free(void *p, size_t size)
 {
 	if (p)
@@ -372,6 +386,19 @@ uint64_t uffdwp__sys_now(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+uint64_t uffdwp__sys_realtime(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+int uffdwp__sys_tid(void)
+{
+	return (int)syscall(SYS_gettid);
+}
+
 __cold unsigned int uffdwp__sys_cpus(void)
 {
 	cpu_set_t set;
@@ -436,4 +463,83 @@ __cold int uffdwp__sys_is_anonymous(uint64_t addr)
 	free(line);
 	fclose(f);
 	return ret;
+}
+
+/* Of [addr, end): how far from addr on there is such memory without a gap. */
+__cold static uint64_t anonymous_until(FILE *f, uint64_t addr, uint64_t end)
+{
+	char *line = NULL;
+	size_t size = 0;
+
+	while (addr < end && getline(&line, &size, f) > 0) {
+		unsigned long long from, to, inode;
+
+		if (sscanf(line, "%llx-%llx %*s %*s %*s %llu", &from, &to, &inode) != 3 ||
+		    to <= addr)
+			continue;
+		if (from > addr || inode)
+			break;
+		addr = to;
+	}
+	free(line);
+	return addr;
+}
+
+__cold int uffdwp__sys_all_anonymous(int pid, uint64_t addr, uint64_t len)
+{
+	char path[32] = "/proc/self/maps";
+	FILE *f;
+	int ret;
+
+	if (pid)
+		snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	f = fopen(path, "re");
+	if (!f)
+		return 0;
+	ret = anonymous_until(f, addr, addr + len) >= addr + len;
+	fclose(f);
+	return ret;
+}
+
+/* ---- Plain files ---- */
+
+int uffdwp__sys_write_at(int fd, const void *buf, size_t len, uint64_t offset)
+{
+	const char *p = buf;
+
+	while (len) {
+		int64_t n = RETRY(pwrite(fd, p, len, (off_t)offset));
+
+		if (n <= 0)
+			return n ? (int)n : -ENOSPC;
+		p += n;
+		len -= (size_t)n;
+		offset += (uint64_t)n;
+	}
+	return 0;
+}
+
+int uffdwp__sys_truncate(int fd, uint64_t len)
+{
+	return (int)RETRY(ftruncate(fd, (off_t)len));
+}
+
+int uffdwp__sys_make_hole(int fd, uint64_t offset, uint64_t len)
+{
+	return (int)RETRY(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+				    (off_t)len));
+}
+
+int uffdwp__sys_sync(int fd)
+{
+	return (int)RETRY(fsync(fd));
+}
+
+__cold int uffdwp__sys_is_file(int fd)
+{
+	struct stat st;
+
+	if (RETRY(fstat(fd, &st)))
+		return -EBADF;
+	return S_ISREG(st.st_mode) ? 0 : -EINVAL;
 }

@@ -49,6 +49,7 @@ void *uffdwp__sys_alloc(size_t size); /* zeroed pages, not from malloc; NULL if 
 void *uffdwp__sys_alloc_zeros(size_t size); /* only to be read */
 void uffdwp__sys_free(void *p, size_t size);
 int uffdwp__sys_wipe_on_fork(void *p, size_t size);
+void *uffdwp__sys_alloc_staging(size_t size); /* populated, not inherited by children */
 int uffdwp__sys_populate_read(void *p, size_t size);
 int uffdwp__sys_discard(void *p, size_t size, bool remove);
 int64_t uffdwp__sys_read_process(int pid, uint64_t addr, void *buf, size_t len);
@@ -64,7 +65,9 @@ int uffdwp__sys_pid(void);
 void uffdwp__sys_thread_name(const char *name); /* the calling thread's, at most 15 characters */
 void uffdwp__sys_yield(void);
 void uffdwp__sys_sleep_us(unsigned int us);
-uint64_t uffdwp__sys_now(void); /* ns, CLOCK_MONOTONIC */
+uint64_t uffdwp__sys_now(void);	     /* ns, CLOCK_MONOTONIC */
+uint64_t uffdwp__sys_realtime(void); /* ns, CLOCK_REALTIME */
+int uffdwp__sys_tid(void);
 unsigned int uffdwp__sys_cpus(void);
 int uffdwp__sys_affinity_get(void *set, size_t size);
 int uffdwp__sys_affinity_set(const void *set, size_t size);
@@ -73,5 +76,14 @@ int uffdwp__sys_thread_cpu(int tid); /* the one that a thread is bound to; -ENOD
 
 /* What the memory at addr is: 1 anonymous, 0 of a file. */
 int uffdwp__sys_is_anonymous(uint64_t addr);
+/* Whether a process (0: this one) has private memory without a file in all of a range: 1, 0. */
+int uffdwp__sys_all_anonymous(int pid, uint64_t addr, uint64_t len);
+
+/* Plain files */
+int uffdwp__sys_write_at(int fd, const void *buf, size_t len, uint64_t offset); /* all of it */
+int uffdwp__sys_truncate(int fd, uint64_t len);
+int uffdwp__sys_make_hole(int fd, uint64_t offset, uint64_t len);
+int uffdwp__sys_sync(int fd);
+int uffdwp__sys_is_file(int fd); /* 0: a plain file; -EBADF, -EINVAL */
 
 #endif

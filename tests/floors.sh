@@ -12,7 +12,7 @@ floors='
 1 sys bitmap hist
 2 core piece place access layer call collect region stats
 3 fault event pool sigbus handle open
-4 track
+4 track staging snapshot_core snapshot_look snapshot_save snapshot_event snapshot_sink snapshot_cow snapshot_precopy snapshot sink_memory sink_file
 '
 # What sys.c alone may call: whatever can fail with EINTR or EAGAIN or differs between kernels.
 syscalls='ioctl|read|write|p?readv?|p?writev?|p?poll|epoll_[a-z0-9_]+|eventfd|mmap|munmap|mremap|madvise|mprotect|open|openat|close|fcntl|pipe2?|memfd_create|syscall|process_[a-z_]+|sched_[a-z]+|pthread_setaffinity_np|getrandom'

@@ -116,6 +116,7 @@ struct uffdwp {
 	int fd;
 	_Atomic int pid; /* to read memory with, or 0 */
 	uint64_t features, supported, ioctls;
+	uint64_t kernel; /* features that the kernel has, masked or not; 0: not asked */
 	uint32_t source, faults, serve, placement, threads, batch, sample;
 	_Atomic int error;
 

@@ -208,6 +208,7 @@ __cold static int probe(struct uffdwp *h, const struct uffdwp_opts *o)
 	if (err)
 		FAIL(err, "UFFDIO_API: %s", strerror(-err));
 	h->supported = got & ~o->masked;
+	h->kernel = got;
 	return choose_features(h, o, got);
 }
 

@@ -132,15 +132,20 @@ __cold static bool overlaps(struct uffdwp *h, uint64_t addr, uint64_t len)
 	return false;
 }
 
-/* Whether it matters that memory is anonymous; finding out reads /proc. */
+/*
+ * Whether it matters that memory is anonymous; finding out reads /proc, in a time that grows with the
+ * number of mappings. A kernel that can not protect other memory refuses it when it is registered.
+ */
 __cold static bool needs_kind(const struct uffdwp *h, uint32_t mode)
 {
 	uint64_t markers = UFFDWP_FEATURE_WP_UNPOPULATED | UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM;
 
 	if (h->source == UFFDWP_SOURCE_ADOPTED || !(mode & UFFDWP_MODE_WP))
 		return false;
-	return (h->features & markers) != markers;
+	return (h->features & markers) != markers && h->kernel & UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM;
 }
+
+#define WP_OF_FILES "mode WP on shared or hugetlb memory: needs WP_HUGETLBFS_SHMEM (Linux 5.19)"
 
 __cold static int find_kind(struct uffdwp_region *r, const struct uffdwp_region_opts *o)
 {
@@ -152,8 +157,7 @@ __cold static int find_kind(struct uffdwp_region *r, const struct uffdwp_region_
 	if (anonymous < 0)
 		FAIL(anonymous, "/proc/self/maps: can not be read: %s", strerror(-anonymous));
 	if (!anonymous && !(features & UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM))
-		FAIL(-EOPNOTSUPP,
-		     "mode WP on shared or hugetlb memory: needs WP_HUGETLBFS_SHMEM (Linux 5.19)");
+		FAIL(-EOPNOTSUPP, WP_OF_FILES);
 	/* With missing faults pages are protected as they come. */
 	r->populate = anonymous &&
 		      !(features & (UFFDWP_FEATURE_WP_UNPOPULATED | UFFDWP_FEATURE_WP_ASYNC)) &&
@@ -184,6 +188,10 @@ __cold static int register_region(struct uffdwp_region *r, const struct uffdwp_r
 	bool hugetlb;
 	int err = uffdwp__sys_register(r->h->fd, o->addr, o->len, r->mode, &ioctls);
 
+	if (err == -EINVAL && r->mode & UFFDWP_MODE_WP && r->h->kernel &&
+	    !(r->h->kernel & UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM) &&
+	    !uffdwp__sys_is_anonymous(o->addr))
+		FAIL(-EOPNOTSUPP, WP_OF_FILES);
 	if (err)
 		FAIL(err, "addr 0x%llx len %llu mode 0x%x: %s", (unsigned long long)o->addr,
 		     (unsigned long long)o->len, o->mode, register_hint(err));

@@ -444,24 +444,53 @@ int uffdwp__sys_thread_cpu(int tid)
 }
 
 /* proc(5): a line of maps is "start-end perms offset dev inode path"; inode 0 has no file. */
+struct maps_line {
+	uint64_t start, end, inode;
+	unsigned int field;
+};
+
+__cold static void maps_char(struct maps_line *l, char c)
+{
+	uint64_t digit = c >= 'a' ? (uint64_t)(c - 'a') + 10 : (uint64_t)(c - '0');
+
+	if (c == ' ' || (c == '-' && l->field == 0))
+		l->field++;
+	else if (l->field == 0)
+		l->start = l->start << 4 | digit;
+	else if (l->field == 1)
+		l->end = l->end << 4 | digit;
+	else if (l->field == 5)
+		l->inode = l->inode * 10 + digit;
+}
+
+/* Lines are sorted; a read may end in the middle of one. */
+__cold static int maps_find(int fd, uint64_t addr)
+{
+	struct maps_line l = { 0 };
+	char buf[4096];
+	long n;
+
+	while ((n = RETRY(read(fd, buf, sizeof(buf)))) > 0) {
+		for (long i = 0; i < n; i++) {
+			maps_char(&l, buf[i]);
+			if (buf[i] != '\n')
+				continue;
+			if (addr < l.end)
+				return addr < l.start ? -ENOENT : l.inode == 0;
+			memset(&l, 0, sizeof(l));
+		}
+	}
+	return n < 0 ? (int)n : -ENOENT;
+}
+
 __cold int uffdwp__sys_is_anonymous(uint64_t addr)
 {
-	FILE *f = fopen("/proc/self/maps", "re");
-	char *line = NULL;
-	size_t size = 0;
-	int ret = -ENOENT;
+	int fd = (int)RETRY(open("/proc/self/maps", O_RDONLY | O_CLOEXEC)), ret;
 
-	if (!f)
-		return -errno;
-	while (ret == -ENOENT && getline(&line, &size, f) > 0) {
-		unsigned long long start, end, inode;
-
-		if (sscanf(line, "%llx-%llx %*s %*s %*s %llu", &start, &end, &inode) == 3 &&
-		    addr >= start && addr < end)
-			ret = inode == 0;
-	}
-	free(line);
-	fclose(f);
+	if (fd < 0)
+		return fd;
+	ret = maps_find(fd, addr);
+	close(fd);
 	return ret;
 }
 

@@ -128,19 +128,42 @@ static void for_each(struct uffdwp *h, struct change c)
 
 /* ---- Fork ---- */
 
+/*
+ * Closing wakes the child's threads. It unprotects the child's memory too, but before Linux 6.9 the marks
+ * stay in the page table, and a write to a marked page of hugetlb then faults for ever.
+ */
+static void leave_alone(struct uffdwp *h, int fd)
+{
+	const struct uffdwp__table *t;
+
+	pthread_mutex_lock(&h->lock);
+	t = atomic_load_explicit(&h->table, memory_order_relaxed);
+	for (uint32_t i = 0; i < t->n; i++) {
+		uint64_t start = t->e[i].start, len = t->e[i].end - start;
+
+		if (!(t->e[i].r->mode & UFFDWP_MODE_WP))
+			continue;
+		/* Before 6.0 unregistering leaves them too. */
+		if (!(h->features & UFFDWP_FEATURE_WP_UNPOPULATED))
+			uffdwp__sys_writeprotect(fd, start, len, false);
+		uffdwp__sys_unregister(fd, start, len);
+	}
+	pthread_mutex_unlock(&h->lock);
+	uffdwp__sys_close(fd);
+}
+
 static void forked(struct uffdwp *h, int fd)
 {
 	struct uffdwp *child;
 	int err, slot;
 
 	if (!h->forked) {
-		uffdwp__sys_close(
-			fd); /* which unprotects the child's memory and wakes its threads */
+		leave_alone(h, fd);
 		return;
 	}
 	err = h->child(h, fd, &child);
 	if (err) {
-		uffdwp__sys_close(fd);
+		leave_alone(h, fd);
 		uffdwp__fail(h, err);
 		return;
 	}

@@ -54,6 +54,9 @@ uint64_t probe_features(int *err)
 		fd = ioctl(node, USERFAULTFD_IOC_NEW, O_CLOEXEC);
 	else
 		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	/* Linux before 5.11 does not know that flag. */
+	if (fd < 0 && errno == EINVAL)
+		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
 	*err = fd < 0 ? -errno : probe_handshake(fd, 0, &api);
 	if (node >= 0)
 		close(node);

@@ -10,6 +10,7 @@
 #include <grp.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -55,6 +56,87 @@ static void expect_open(const struct expect *e)
 	CHECK_EQ(uffdwp_close(h), 0);
 }
 
+/* What an old kernel lacks. A device node that is not there is a fact; the flag must be tried. */
+static bool has_node(void)
+{
+	return !access("/dev/userfaultfd", F_OK);
+}
+
+static bool has_user_mode(void)
+{
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY */);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0 || errno != EINVAL;
+}
+
+static void expect_table(const struct expect *e, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		expect_open(&e[i]);
+}
+
+/* Before Linux 6.1: the system call stands in where that is allowed. */
+static void root_without_node(void)
+{
+	static const struct expect table[] = {
+		{ UFFDWP_SOURCE_AUTO,
+		  UFFDWP_FAULTS_KERNEL,
+		  0,
+		  UFFDWP_SOURCE_SYSCALL,
+		  UFFDWP_FAULTS_KERNEL,
+		  { 0 } },
+		{ UFFDWP_SOURCE_SYSCALL,
+		  UFFDWP_FAULTS_ANY,
+		  0,
+		  UFFDWP_SOURCE_SYSCALL,
+		  UFFDWP_FAULTS_KERNEL,
+		  { 0 } },
+		{ UFFDWP_SOURCE_DEVICE,
+		  UFFDWP_FAULTS_KERNEL,
+		  -ENOENT,
+		  0,
+		  0,
+		  { "/dev/userfaultfd", "6.1" } },
+		{ UFFDWP_SOURCE_DEVICE,
+		  UFFDWP_FAULTS_ANY,
+		  -ENOENT,
+		  0,
+		  0,
+		  { "/dev/userfaultfd", "6.1" } },
+	};
+
+	expect_table(table, sizeof(table) / sizeof(table[0]));
+}
+
+/* Before Linux 5.11: refused, and not replaced by faults that were not asked for. */
+static void without_user_mode(void)
+{
+	static const struct expect table[] = {
+		{ UFFDWP_SOURCE_AUTO,
+		  UFFDWP_FAULTS_USER,
+		  -EOPNOTSUPP,
+		  0,
+		  0,
+		  { "user-mode", "5.11" } },
+		{ UFFDWP_SOURCE_SYSCALL,
+		  UFFDWP_FAULTS_USER,
+		  -EOPNOTSUPP,
+		  0,
+		  0,
+		  { "user-mode", "5.11" } },
+		{ UFFDWP_SOURCE_AUTO,
+		  UFFDWP_FAULTS_ANY,
+		  0,
+		  UFFDWP_SOURCE_SYSCALL,
+		  UFFDWP_FAULTS_KERNEL,
+		  { 0 } },
+	};
+
+	expect_table(table, sizeof(table) / sizeof(table[0]));
+}
+
 static void as_root(struct live *t)
 {
 	static const struct expect table[] = {
@@ -97,10 +179,18 @@ static void as_root(struct live *t)
 	};
 
 	(void)t;
+	if (!has_node()) {
+		if (geteuid())
+			live_skip("not root");
+		root_without_node();
+		if (!has_user_mode())
+			without_user_mode();
+		live_skip(
+			"no /dev/userfaultfd (Linux 6.1): refused by name, and replaced by the system call");
+	}
 	if (access("/dev/userfaultfd", R_OK | W_OK))
 		live_skip("/dev/userfaultfd: %s", strerror(errno));
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-		expect_open(&table[i]);
+	expect_table(table, sizeof(table) / sizeof(table[0]));
 }
 
 static void become_nobody(void)
@@ -177,10 +267,16 @@ static void as_nobody(struct live *t)
 
 	(void)t;
 	become_nobody();
+	/* 5.2 to 5.10 have the sysctl, and 1 as its default. */
+	if (sysctl_value() == 1 && !has_user_mode()) {
+		without_user_mode();
+		live_skip("no user-mode only faults (Linux 5.11): refused");
+	}
 	if (sysctl_value())
 		live_skip("vm.unprivileged_userfaultfd is not 0");
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-		expect_open(&table[i]);
+	if (!has_node())
+		live_skip("no /dev/userfaultfd (Linux 6.1), whose permissions are half of this");
+	expect_table(table, sizeof(table) / sizeof(table[0]));
 }
 
 /* The fork event is a privilege of its own. */
@@ -196,6 +292,10 @@ static void fork_as_nobody(struct live *t)
 
 	(void)t;
 	become_nobody();
+	if (!has_user_mode() && sysctl_value() == 1)
+		o.faults = UFFDWP_FAULTS_KERNEL;
+	else if (!has_user_mode())
+		live_skip("no user-mode only faults (Linux 5.11)");
 	CHECK_EQ(uffdwp_open(&h, &o), -EPERM);
 	CHECK(!h);
 	CHECK(strstr(reason, "CAP_SYS_PTRACE"));
@@ -267,6 +367,8 @@ static void user_faults(struct live *t)
 	struct uffdwp_opts o = { .faults = UFFDWP_FAULTS_USER,
 				 .required = mem_wp_features(t->mem.kind) };
 
+	if (!has_user_mode())
+		live_skip("no user-mode only faults (Linux 5.11)");
 	kernel_writes(t, live_open_opts(&o), false);
 }
 
@@ -291,6 +393,11 @@ static void user_as_nobody(struct live *t)
 	if (uffdwp_open(&h, &o))
 		FAIL("uffdwp_open: %s", reason);
 	live_info(h, &info);
+	if (sysctl_value() == 1) {
+		CHECK_EQ(info.faults, UFFDWP_FAULTS_KERNEL);
+		kernel_writes(t, h, true);
+		return;
+	}
 	CHECK_EQ(info.faults, UFFDWP_FAULTS_USER);
 	kernel_writes(t, h, false);
 }

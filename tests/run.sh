@@ -11,7 +11,9 @@
 # is a failure. So is a report of a sanitizer, also from a child whose exit code nobody looked at.
 # Skips fail the run on a kernel and with rights that have everything (UFFDWP_SKIPS_ALLOWED=n allows n).
 #
-# Arguments: only run what has one of them in its name. Exit: 0, 1, or 99 if there is nothing to run.
+# Arguments: only run what has one of them in its name, and nothing that has one in its name that is given
+# with a ! before it. UFFDWP_SLOWER=n: time limits are n times as long, on slow machines. Exit: 0, 1, or 99
+# if there is nothing to run.
 set -u
 cd "$(dirname "$0")/.." || exit 99
 
@@ -20,7 +22,13 @@ SAN=${SAN-}
 CC=${CC-cc}
 export BUILD SAN CC
 logs=$BUILD/logs
-only=("$@")
+only=() never=()
+for arg; do
+	case $arg in
+	!*) never+=("${arg#!}") ;;
+	*) only+=("$arg") ;;
+	esac
+done
 passed=0 failed=0 skipped=0
 running=
 
@@ -29,6 +37,7 @@ case $SAN in
 address) slow=4 ;;
 thread) slow=8 ;;
 esac
+slow=$((slow * ${UFFDWP_SLOWER:-1}))
 export CK_DEFAULT_TIMEOUT=$((20 * slow))
 
 rm -rf "$logs"
@@ -90,6 +99,9 @@ count() {
 
 wanted() {
 	local o
+	for o in "${never[@]}"; do
+		case $1 in *"$o"*) return 1 ;; esac
+	done
 	[ ${#only[@]} -gt 0 ] || return 0
 	for o in "${only[@]}"; do
 		case $1 in *"$o"*) return 0 ;; esac
@@ -153,7 +165,7 @@ run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
 if [ -z "$SAN" ]; then
 	for script in tests/*.sh; do
 		case $script in
-		tests/run.sh | tests/cxx-header.sh | tests/headers.sh | tests/mutants.sh) ;;
+		tests/run.sh | tests/kernels.sh | tests/cxx-header.sh | tests/headers.sh | tests/mutants.sh) ;;
 		*) run "$script" 120 "$script" ;;
 		esac
 	done

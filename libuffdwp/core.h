@@ -114,6 +114,7 @@ struct uffdwp__readers {
 struct uffdwp {
 	_Atomic uint32_t *alive; /* a page of its own, wiped in a forked child */
 	int fd;
+	int scout;	 /* another userfaultfd, to ask of memory what it is, or -1 */
 	_Atomic int pid; /* to read memory with, or 0 */
 	uint64_t features, supported, ioctls;
 	uint64_t kernel; /* features that the kernel has, masked or not; 0: not asked */

@@ -50,6 +50,8 @@ __cold void uffdwp__destroy(struct uffdwp *h, bool inert)
 		uffdwp__sys_close(h->kick);
 	if (h->fd >= 0)
 		uffdwp__sys_close(h->fd);
+	if (h->scout >= 0)
+		uffdwp__sys_close(h->scout);
 	uffdwp__stash_close(h);
 	uffdwp__sys_free((void *)h->alive, uffdwp__sys_page_size());
 	uffdwp__sys_free(h, sizeof(*h));
@@ -63,7 +65,7 @@ __cold struct uffdwp *uffdwp__create(void)
 
 	if (!h)
 		return NULL;
-	h->fd = h->kick = h->epoll = -1;
+	h->fd = h->kick = h->epoll = h->scout = -1;
 	h->stats.shared = 1;
 	h->child = make_child;
 	pthread_mutex_init(&h->lock, NULL);

@@ -195,7 +195,10 @@ __cold static int choose_features(struct uffdwp *h, const struct uffdwp_opts *o,
 	return 0;
 }
 
-/* A descriptor can be asked once: with features 0 it tells which it has, and is used up. */
+/*
+ * A descriptor can be asked once: with features 0 it tells which it has, and is used up. It may
+ * stay as the scout.
+ */
 __cold static int probe(struct uffdwp *h, const struct uffdwp_opts *o)
 {
 	uint64_t got, ioctls;
@@ -203,13 +206,29 @@ __cold static int probe(struct uffdwp *h, const struct uffdwp_opts *o)
 
 	if (fd < 0)
 		return fd;
+	h->scout = fd;
 	err = uffdwp__sys_api(fd, 0, &got, &ioctls);
-	uffdwp__sys_close(fd);
 	if (err)
 		FAIL(err, "UFFDIO_API: %s", strerror(-err));
 	h->supported = got & ~o->masked;
 	h->kernel = got;
 	return choose_features(h, o, got);
+}
+
+/*
+ * Only who catches the kernel's faults too may register memory that is in use, if only for a
+ * moment.
+ */
+__cold static void scout_stays(struct uffdwp *h, bool may)
+{
+	const uint64_t minor = UFFDWP_FEATURE_MINOR_SHMEM | UFFDWP_FEATURE_MINOR_HUGETLBFS;
+	const uint64_t markers = UFFDWP_FEATURE_WP_UNPOPULATED | UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM;
+
+	if (may && h->faults == UFFDWP_FAULTS_KERNEL && (h->kernel & minor) == minor &&
+	    (h->features & markers) != markers)
+		return;
+	uffdwp__sys_close(h->scout);
+	h->scout = -1;
 }
 
 __cold static int handshake(struct uffdwp *h, const struct uffdwp_opts *o)
@@ -237,6 +256,7 @@ __cold static int open_fd(struct uffdwp *h, const struct uffdwp_opts *o)
 
 	if (err)
 		return err;
+	scout_stays(h, true);
 	h->fd = fd_open(h, o);
 	if (h->fd < 0)
 		return h->fd;
@@ -305,8 +325,10 @@ __cold static int adopt_fd(struct uffdwp *h, const struct uffdwp_adopt_opts *a,
 		err = probe(h, o);
 		h->source = UFFDWP_SOURCE_ADOPTED;
 		h->fd = fd;
-		if (!err)
+		if (!err) {
+			scout_stays(h, false);
 			err = handshake(h, o);
+		}
 		return err;
 	}
 	/* What the other process obtained is what there is. */

@@ -133,8 +133,8 @@ __cold static bool overlaps(struct uffdwp *h, uint64_t addr, uint64_t len)
 }
 
 /*
- * Whether it matters that memory is anonymous; finding out reads /proc, in a time that grows with the
- * number of mappings. A kernel that can not protect other memory refuses it when it is registered.
+ * Whether it matters that memory is anonymous; finding out may read /proc, in a time that grows with
+ * the number of mappings. A kernel that can not protect other memory refuses it when it is registered.
  */
 __cold static bool needs_kind(const struct uffdwp *h, uint32_t mode)
 {
@@ -150,8 +150,15 @@ __cold static bool needs_kind(const struct uffdwp *h, uint32_t mode)
 __cold static int find_kind(struct uffdwp_region *r, const struct uffdwp_region_opts *o)
 {
 	uint64_t features = r->h->features;
-	int anonymous = needs_kind(r->h, r->mode) ? uffdwp__sys_is_anonymous(o->addr) : 1;
+	int anonymous = 1;
 
+	if (needs_kind(r->h, r->mode)) {
+		anonymous = -EBADF;
+		if (r->h->scout >= 0)
+			anonymous = uffdwp__sys_takes_no_minor(r->h->scout, o->addr, o->len);
+		if (anonymous < 0)
+			anonymous = uffdwp__sys_is_anonymous(o->addr);
+	}
 	if (anonymous == -ENOENT)
 		FAIL(-EINVAL, "addr 0x%llx: nothing is mapped there", (unsigned long long)o->addr);
 	if (anonymous < 0)

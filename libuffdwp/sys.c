@@ -494,6 +494,20 @@ __cold int uffdwp__sys_is_anonymous(uint64_t addr)
 	return ret;
 }
 
+/*
+ * Minor faults are for memory with a page cache; registering anything else is refused, and changes
+ * nothing. Who faults meanwhile is woken by unregistering.
+ */
+__cold int uffdwp__sys_takes_no_minor(int fd, uint64_t addr, uint64_t len)
+{
+	uint64_t ioctls;
+	int err = uffdwp__sys_register(fd, addr, len, UFFDWP__REGISTER_MINOR, &ioctls);
+
+	if (!err)
+		err = uffdwp__sys_unregister(fd, addr, len);
+	return err == -EINVAL ? 1 : err;
+}
+
 /* Of [addr, end): how far from addr on there is such memory without a gap. */
 __cold static uint64_t anonymous_until(FILE *f, uint64_t addr, uint64_t end)
 {

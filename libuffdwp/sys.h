@@ -74,8 +74,10 @@ int uffdwp__sys_affinity_set(const void *set, size_t size);
 int uffdwp__sys_affinity_one(int cpu);
 int uffdwp__sys_thread_cpu(int tid); /* the one that a thread is bound to; -ENODATA: not to one */
 
-/* What the memory at addr is: 1 anonymous, 0 of a file. */
+/* What the memory at addr is: 1 anonymous, 0 of a file. In a time that grows with the mappings. */
 int uffdwp__sys_is_anonymous(uint64_t addr);
+/* The same by a userfaultfd that is not used for anything else (5.14). */
+int uffdwp__sys_takes_no_minor(int fd, uint64_t addr, uint64_t len);
 /* Whether a process (0: this one) has private memory without a file in all of a range: 1, 0. */
 int uffdwp__sys_all_anonymous(int pid, uint64_t addr, uint64_t len);
 

@@ -26,7 +26,8 @@
 
 #define UFFDWP__COPY_DONTWAKE (UINT64_C(1) << 0)
 #define UFFDWP__COPY_WP (UINT64_C(1) << 1)
-#define UFFDWP__CONTINUE_WP (UINT64_C(1) << 1) /* 6.4 */
+#define UFFDWP__CONTINUE_WP (UINT64_C(1) << 1)	  /* 6.4 */
+#define UFFDWP__REGISTER_MINOR (UINT64_C(1) << 2) /* 5.13 */
 
 struct uffdwp__continue { /* 5.13 */
 	struct uffdio_range range;

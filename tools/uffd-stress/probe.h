@@ -184,6 +184,7 @@ const char *probe_source(const struct probe_area *a, unsigned char byte);
 /* The entry in this process's pagemap. */
 uint64_t probe_pagemap(const void *addr);
 bool probe_is_wp(const void *addr);
+bool probe_shows_wp(void); /* whether this kernel's pagemap tells of protection (5.14) */
 /* AnonHugePages of the area. */
 bool probe_is_huge(const struct probe_area *a);
 

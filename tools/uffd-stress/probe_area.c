@@ -54,7 +54,8 @@ void probe_arm(struct probe_area *a, enum mem_kind kind, unsigned int pages, uin
 void probe_protect_all(const struct probe_area *a)
 {
 	probe_protect_range(a->fd, a->p, a->len);
-	PROBE_CHECK(probe_is_wp(a->p), "protecting it sets no bit");
+	PROBE_CHECK(probe_pagemap(a->p) & UX_PM_WP || !probe_shows_wp(),
+		    "protecting it sets no bit");
 }
 
 const char *probe_source(const struct probe_area *a, unsigned char byte)
@@ -78,9 +79,29 @@ uint64_t probe_pagemap(const void *addr)
 	return entry;
 }
 
+bool probe_shows_wp(void)
+{
+	struct probe_area a;
+	bool shows;
+
+	probe_map(&a, MEM_ANON, 1);
+	probe_fill(&a);
+	a.fd = probe_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	probe_must_register(a.fd, a.p, a.len, UFFDIO_REGISTER_MODE_WP);
+	probe_protect_range(a.fd, a.p, a.len);
+	shows = probe_pagemap(a.p) & UX_PM_WP;
+	close(a.fd);
+	munmap(a.p, a.len);
+	return shows;
+}
+
 bool probe_is_wp(const void *addr)
 {
-	return probe_pagemap(addr) & UX_PM_WP;
+	if (probe_pagemap(addr) & UX_PM_WP)
+		return true;
+	if (!probe_shows_wp())
+		probe_unsupported("pagemap does not show protection before Linux 5.14");
+	return false;
 }
 
 bool probe_is_huge(const struct probe_area *a)

@@ -139,7 +139,8 @@ static size_t moved(const struct probe_area *a, size_t *one)
 	for (i = 0; i < MOVE_PAGES; i++) {
 		uint64_t e = probe_pagemap(probe_at(a, i));
 
-		PROBE_CHECK(e & UX_PM_WP, "the bit is gone from page %zu%s", i,
+		PROBE_CHECK(e & UX_PM_WP || probe_is_wp(probe_at(a, i)),
+			    "the bit is gone from page %zu%s", i,
 			    (e & UX_PM_PFN) == frames[i] ? "" : ", which moved");
 		if ((e & UX_PM_PFN) == frames[i])
 			continue;
@@ -300,7 +301,8 @@ static void hurry_ksm(void)
 {
 	probe_setting(KSM "sleep_millisecs", "1");
 	probe_setting(KSM "pages_to_scan", "10000");
-	probe_setting(KSM "smart_scan", "0");
+	if (!access(KSM "smart_scan", F_OK)) /* Linux 6.7 */
+		probe_setting(KSM "smart_scan", "0");
 	probe_setting(KSM "run", "1");
 }
 

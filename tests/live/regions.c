@@ -211,10 +211,48 @@ static void adjacent(struct live *t)
 	free(calls);
 }
 
+static int count_pages(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	atomic_fetch_add((_Atomic uint32_t *)ctx, (uint32_t)(f->len / uffdwp_region_page_size(r)));
+	return 0;
+}
+
+/*
+ * A region over several mappings, which advice for a part of it makes of one. Before Linux 6.3 a call
+ * for more than one of them protects, or releases, nothing.
+ */
+static void split(struct live *t)
+{
+	static const struct uffdwp_ops ops = { .sz = sizeof(ops), .write = count_pages };
+	struct uffdwp *h = live_open(UFFDWP_SERVE_THREADS, mem_wp_features(t->mem.kind));
+	_Atomic uint32_t calls = 0;
+	struct uffdwp_region *r = live_region(t, h, UFFDWP_MODE_WP, UFFDWP_RUN_MAX, &ops, &calls);
+	uint64_t addr = (uintptr_t)t->mem.addr;
+
+	live_fill(t->mem.addr, t->mem.size, t->seed);
+	for (size_t i = 1; i < t->pages; i += 3)
+		CHECK_EQ(madvise(t->mem.addr + i * t->page, t->page, MADV_DONTDUMP), 0);
+	live_protect(t, r);
+	for (size_t i = 0; i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, i);
+	CHECK_EQ(atomic_load(&calls), t->pages);
+	live_protect(t, r);
+	CHECK_EQ(uffdwp_sweep(r, addr, t->mem.size, NULL), 0);
+	CHECK_EQ(atomic_load(&calls), 2 * t->pages);
+	live_protect(t, r);
+	CHECK_EQ(uffdwp_unprotect(r, addr, t->mem.size, NULL), 0);
+	for (size_t i = 0; i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, i);
+	CHECK_EQ(atomic_load(&calls), 2 * t->pages);
+	CHECK_EQ(uffdwp_error(h), 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
 static const struct live_case cases[] = {
 	{ "many", many, KINDS_NONE, 0, 30 },
 	{ "churn", churn, KINDS_NONE, 0, 30 },
 	{ "adjacent", adjacent, BIT(MEM_ANON) | BIT(MEM_SHMEM), 0, 0 },
+	{ "split", split, KINDS_ALL, 0, 0 },
 };
 
 LIVE_MAIN(cases)

@@ -12,8 +12,8 @@
 # Skips fail the run on a kernel and with rights that have everything (UFFDWP_SKIPS_ALLOWED=n allows n).
 #
 # Arguments: only run what has one of them in its name, and nothing that has one in its name that is given
-# with a ! before it. UFFDWP_SLOWER=n: time limits are n times as long, on slow machines. Exit: 0, 1, or 99
-# if there is nothing to run.
+# with a ! before it. UFFDWP_SLOWER=n: time limits are n times as long, on slow machines. UFFDWP_BRIEF=1:
+# uffd-stress repeats little. Exit: 0, 1, or 99 if there is nothing to run.
 set -u
 cd "$(dirname "$0")/.." || exit 99
 
@@ -153,10 +153,13 @@ for src in tests/unit/*.c tests/live/*.c examples/*.c; do
 	[ ! -e "$src" ] || run "${src%.c}" 120 "$BUILD/${src%.c}"
 done
 
+# Sixteen see every combination of modes.
+bounces=16 rounds=2
+[ -z "${UFFDWP_BRIEF-}" ] || bounces=4 rounds=1
 for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
-	run "uffd-stress bounce $mem" 60 "$BUILD/uffd-stress" bounce --mem=$mem --size=4M --bounces=16
-	run "uffd-stress sigbus $mem" 60 "$BUILD/uffd-stress" sigbus --mem=$mem --size=4M --bounces=2
-	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=4M --bounces=2
+	run "uffd-stress bounce $mem" 60 "$BUILD/uffd-stress" bounce --mem=$mem --size=4M --bounces=$bounces
+	run "uffd-stress sigbus $mem" 60 "$BUILD/uffd-stress" sigbus --mem=$mem --size=4M --bounces=$rounds
+	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=4M --bounces=$rounds
 done
 run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
 

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,11 +137,15 @@ static long do_pin(struct probe_job *job)
 
 static void uring_pin_later(PROBE_ARGS)
 {
+	struct pollfd p = { .events = POLLIN };
 	struct probe_area a;
 	struct probe_job *j;
 
 	probe_arm(&a, kind, 1, 0);
 	j = probe_start(do_pin, (long)a.p, (long)a.page);
+	p.fd = a.fd;
+	if (!poll(&p, 1, 2000))
+		probe_fail("no message came, and registering gave %ld", probe_done(j));
 	probe_fault_message(a.fd, a.p, PROBE_WP_FLAGS);
 	probe_release_range(a.fd, a.p, a.page);
 	probe_expect_err((int)probe_done(j), 0, "IORING_REGISTER_BUFFERS");

@@ -91,7 +91,8 @@ INSTALLED = $(HEADER):$(INCLUDEDIR)/uffdwp.h \
 
 # ---- Targets ----
 
-.PHONY: all tests demo check check-run check-asan check-tsan bench install uninstall clean help FORCE
+.PHONY: all tests demo check check-run check-asan check-tsan check-kernels check-kernels-run bench \
+	install uninstall clean help FORCE
 .DELETE_ON_ERROR:
 # Objects of programs are chained through pattern rules; keep them for the next make.
 .SECONDARY:
@@ -123,6 +124,14 @@ check-asan:
 check-tsan:
 	$(Q)tools/bootstrap
 	$(REMAKE) SAN=thread check-run
+
+# Emulated machines with other kernels: long, and what it installs is large.
+check-kernels:
+	$(Q)tools/bootstrap --kernels
+	$(REMAKE) check-kernels-run
+
+check-kernels-run: tests
+	$(Q)BUILD=$(BUILD) tests/kernels.sh $(KERNELS_ARGS)
 
 check-run: tests
 	$(Q)BUILD=$(BUILD) SAN=$(SAN) CC='$(CC)' tests/run.sh
@@ -161,6 +170,7 @@ help:
 	@echo '  check       install what is missing, build, and run every test'
 	@echo '  check-asan  the same tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo '  check-tsan  the same tests with ThreadSanitizer'
+	@echo '  check-kernels  the tests on kernels from 5.10 to the newest, emulated (KERNELS_ARGS=--short)'
 	@echo '  bench       uffd-bench: ratios to what one would write by hand (BENCH_ARGS=...)'
 	@echo '  install     to $$(DESTDIR)$$(PREFIX)'
 	@echo '  uninstall   what install put there'

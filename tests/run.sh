@@ -97,14 +97,15 @@ count() {
 	[ $((p + f + s)) -gt 0 ] || f=1
 }
 
+# By the name as it is, or as it is printed.
 wanted() {
-	local o
+	local o names="$1 ${1//[ \/=]/_}"
 	for o in "${never[@]}"; do
-		case $1 in *"$o"*) return 1 ;; esac
+		case $names in *"$o"*) return 1 ;; esac
 	done
 	[ ${#only[@]} -gt 0 ] || return 0
 	for o in "${only[@]}"; do
-		case $1 in *"$o"*) return 0 ;; esac
+		case $names in *"$o"*) return 0 ;; esac
 	done
 	return 1
 }

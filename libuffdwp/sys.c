@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -463,8 +462,8 @@ __cold static void maps_char(struct maps_line *l, char c)
 		l->inode = l->inode * 10 + digit;
 }
 
-/* Lines are sorted; a read may end in the middle of one. */
-__cold static int maps_find(int fd, uint64_t addr)
+/* 1: all of [addr, end) is anonymous; 0: not all is. Lines are sorted; a read may end in one. */
+__cold static int maps_anonymous(int fd, uint64_t addr, uint64_t end)
 {
 	struct maps_line l = { 0 };
 	char buf[4096];
@@ -475,23 +474,41 @@ __cold static int maps_find(int fd, uint64_t addr)
 			maps_char(&l, buf[i]);
 			if (buf[i] != '\n')
 				continue;
+			if (addr < l.end && (addr < l.start || l.inode))
+				return addr < l.start ? -ENOENT : 0;
 			if (addr < l.end)
-				return addr < l.start ? -ENOENT : l.inode == 0;
+				addr = l.end;
+			if (addr >= end)
+				return 1;
 			memset(&l, 0, sizeof(l));
 		}
 	}
 	return n < 0 ? (int)n : -ENOENT;
 }
 
-__cold int uffdwp__sys_is_anonymous(uint64_t addr)
+__cold static int maps_ask(const char *path, uint64_t addr, uint64_t end)
 {
-	int fd = (int)RETRY(open("/proc/self/maps", O_RDONLY | O_CLOEXEC)), ret;
+	int fd = (int)RETRY(open(path, O_RDONLY | O_CLOEXEC)), ret;
 
 	if (fd < 0)
 		return fd;
-	ret = maps_find(fd, addr);
+	ret = maps_anonymous(fd, addr, end);
 	close(fd);
 	return ret;
+}
+
+__cold int uffdwp__sys_is_anonymous(uint64_t addr)
+{
+	return maps_ask("/proc/self/maps", addr, addr + 1);
+}
+
+__cold int uffdwp__sys_all_anonymous(int pid, uint64_t addr, uint64_t len)
+{
+	char path[32] = "/proc/self/maps";
+
+	if (pid)
+		snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	return maps_ask(path, addr, addr + len) == 1;
 }
 
 /*
@@ -506,42 +523,6 @@ __cold int uffdwp__sys_takes_no_minor(int fd, uint64_t addr, uint64_t len)
 	if (!err)
 		err = uffdwp__sys_unregister(fd, addr, len);
 	return err == -EINVAL ? 1 : err;
-}
-
-/* Of [addr, end): how far from addr on there is such memory without a gap. */
-__cold static uint64_t anonymous_until(FILE *f, uint64_t addr, uint64_t end)
-{
-	char *line = NULL;
-	size_t size = 0;
-
-	while (addr < end && getline(&line, &size, f) > 0) {
-		unsigned long long from, to, inode;
-
-		if (sscanf(line, "%llx-%llx %*s %*s %*s %llu", &from, &to, &inode) != 3 ||
-		    to <= addr)
-			continue;
-		if (from > addr || inode)
-			break;
-		addr = to;
-	}
-	free(line);
-	return addr;
-}
-
-__cold int uffdwp__sys_all_anonymous(int pid, uint64_t addr, uint64_t len)
-{
-	char path[32] = "/proc/self/maps";
-	FILE *f;
-	int ret;
-
-	if (pid)
-		snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	f = fopen(path, "re");
-	if (!f)
-		return 0;
-	ret = anonymous_until(f, addr, addr + len) >= addr + len;
-	fclose(f);
-	return ret;
 }
 
 /* ---- Plain files ---- */

@@ -44,8 +44,7 @@ tests='!uffd-stress_probe !uffd-stress_events !.sh !unit/bitmap'
 limit=2400
 if [ $form = short ]; then
 	tests+=' tests/unit tests/live/obtained tests/live/open tests/live/minor tests/live/sigbus'
-	tests+=' tests/live/track tests/live/snapshot bounce_anon sigbus_anon bounce_shmem sigbus_shmem'
-	tests+=' uffd-stress_track_anon uffd-stress_snapshot'
+	tests+=' bounce_anon sigbus_anon bounce_shmem sigbus_shmem uffd-stress_track uffd-stress_snapshot'
 	limit=400
 fi
 

@@ -385,13 +385,35 @@ UFFDWP_PUBLIC int uffdwp_release(struct uffdwp_region *r, uint64_t addr, uint64_
 }
 
 /*
+ * With async protection nobody holds the pages. Those of hugetlb that are not there count neither as
+ * written nor as protected, and a read would make them written: protect them. What was written before
+ * that is in the marks that follow.
+ */
+static int protect_holes(struct uffdwp_region *r, uint64_t addr, uint64_t len)
+{
+	uint64_t done = 0;
+
+	if (r->pages.n || r->kernel_page == uffdwp__sys_page_size())
+		return 0;
+	return uffdwp__writeprotect(r->h, addr, len, r->kernel_page, true, &done);
+}
+
+/* Not a reader during the discard: its event may wait for who waits for readers. */
+static void mark(const struct uffdwp__piece *p)
+{
+	unsigned int phase = uffdwp__enter(p->r->h);
+
+	uffdwp__layers_mark(p->r, p->first, p->n);
+	uffdwp__leave(p->r->h, phase);
+}
+
+/*
  * The pages are BUSY while their content goes, so that no layer protects them in between: an anonymous page
  * loses its protection with its content. False: one is ARMED (again), and has to be delivered first.
  */
 static bool discard_piece(struct uffdwp__piece *p, bool remove, int *err)
 {
 	struct uffdwp_region *r = p->r;
-	unsigned int phase;
 
 	for (uint64_t i = 0; i < p->n && r->pages.n; i++) {
 		if (!uffdwp__piece_was_armed(p, i))
@@ -399,11 +421,12 @@ static bool discard_piece(struct uffdwp__piece *p, bool remove, int *err)
 		uffdwp__piece_restore(p, 0);
 		return false;
 	}
+	/* What the kernel's books say of the pages may go with them: see protect_holes(). */
+	mark(p);
 	*err = uffdwp__sys_discard((void *)(uintptr_t)p->addr, p->len, remove);
-	/* Not a reader before: the event of the discard may wait for who waits for readers. */
-	phase = uffdwp__enter(r->h);
-	uffdwp__layers_mark(r, p->first, p->n);
-	uffdwp__leave(r->h, phase);
+	if (!*err && uffdwp__layered(r))
+		*err = protect_holes(r, p->addr, p->len);
+	mark(p);
 	uffdwp__piece_unlock(p, 0, p->n, UFFDWP__FREE);
 	return true;
 }

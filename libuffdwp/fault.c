@@ -94,10 +94,11 @@ enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_r
 	*n = was == UFFDWP__BUSY ? 0 : 1;
 	if (likely(was == UFFDWP__ARMED)) {
 		*n += uffdwp__pages_claim(&r->pages, page + 1, window(r, page, want) - 1);
-		uffdwp__deliver(r, page, *n, &f, s->st);
+		/* The rest first: once the writer goes on, all that its write marks is marked. */
 		granule = atomic_load_explicit(&r->granule, memory_order_relaxed);
 		if (unlikely(granule > 1))
 			serve_granule(s, r, page, *n, granule);
+		uffdwp__deliver(r, page, *n, &f, s->st);
 		return was;
 	}
 	uffdwp__count(s->st, COUNT_DUPLICATES, 1);

@@ -349,6 +349,13 @@ static uint64_t first_max(const struct uffdwp_track_query *q)
 	return q->range || q->ranges || q->max ? 256 : UINT64_MAX;
 }
 
+static bool full(const struct report *p)
+{
+	uint64_t pending = (p->run_end - p->run) << p->l->r->shift;
+
+	return p->q->max && p->q->max <= p->q->bytes + pending;
+}
+
 /* Pages [i, end) of the layer; *next is where it stopped. */
 static int collect_pages(struct report *p, uint64_t i, uint64_t end, uint64_t *next)
 {
@@ -357,11 +364,16 @@ static int collect_pages(struct report *p, uint64_t i, uint64_t end, uint64_t *n
 
 	*next = i;
 	while (!err && *next < end && !p->stop) {
+		uint64_t stop = end, granule = p->l->granule;
+
 		i = *next;
-		if (p->q->max &&
-		    p->q->max <= p->q->bytes + ((p->run_end - p->run) << p->l->r->shift))
-			break;
-		err = uffdwp__layer_collect(p->l, i, end - i, max, p->take, bits, &looked);
+		if (full(p)) {
+			/* What is left of a granule that was given out is of the same epoch. */
+			if (!(i & (granule - 1)))
+				break;
+			stop = min_u64(end, (i | (granule - 1)) + 1);
+		}
+		err = uffdwp__layer_collect(p->l, i, stop - i, max, p->take, bits, &looked);
 		give_out(p, i, bits, looked, next);
 		if (*next < i + looked)
 			break;
@@ -436,6 +448,9 @@ static int collect_all(struct uffdwp_track *t, struct uffdwp_track_query *q, boo
 		if (resume)
 			first = max_u64(first, resume - 1 > before ? resume - 1 - before : 0);
 		err = collect_pages(&p, first, end, &next);
+		/* Who goes on after an error meets it again, also if it was at the very end. */
+		if (err)
+			next = min_u64(next, end - p.l->granule);
 		/* A stop at the very end of the last region is no stop. */
 		if (err || next < end || (p.stop && k + 1 < last)) {
 			q->resume = 1 + before + next;
@@ -445,7 +460,30 @@ static int collect_all(struct uffdwp_track *t, struct uffdwp_track_query *q, boo
 	return err;
 }
 
-static int collect(struct uffdwp_track *t, struct uffdwp_track_query *from, bool take)
+/*
+ * A discard goes on as soon as its event is read, and is not in the marks before that is carried
+ * out: by another thread, or, where callers serve, here.
+ */
+static int settle_events(struct uffdwp *h)
+{
+	uint32_t number = uffdwp__events_now(h);
+	struct uffdwp__wait w = { 0 };
+
+	if (!h->stash)
+		return 0;
+	/* Acquire: pairs with uffdwp__events_done(). */
+	while ((int32_t)(atomic_load_explicit(&h->events_done, memory_order_acquire) - number) <
+	       0) {
+		if (h->serve == UFFDWP_SERVE_CALLER)
+			uffdwp_dispatch(h);
+		if (!uffdwp__wait_busy(&w))
+			return -EBUSY;
+	}
+	return 0;
+}
+
+/* report: what is taken counts as told to somebody. */
+static int collect(struct uffdwp_track *t, struct uffdwp_track_query *from, bool take, bool report)
 {
 	struct uffdwp_track_query q;
 	uint32_t first, last;
@@ -463,13 +501,15 @@ static int collect(struct uffdwp_track *t, struct uffdwp_track_query *from, bool
 	q.filled = 0;
 	err = uffdwp__error(t->h);
 	if (!err)
+		err = settle_events(t->h);
+	if (!err)
 		err = collect_all(t, &q, take, first, last);
 	if (!err)
 		err = uffdwp__error(t->h);
-	if (take) {
+	if (take)
 		atomic_fetch_add_explicit(&t->collects, 1, memory_order_relaxed);
+	if (take && report)
 		atomic_fetch_add_explicit(&t->bytes, q.bytes, memory_order_relaxed);
-	}
 	from->resume = q.resume;
 	from->bytes = q.bytes;
 	from->filled = q.filled;
@@ -478,12 +518,12 @@ static int collect(struct uffdwp_track *t, struct uffdwp_track_query *from, bool
 
 UFFDWP_PUBLIC int uffdwp_track_collect(struct uffdwp_track *t, struct uffdwp_track_query *q)
 {
-	return q ? collect(t, q, true) : uffdwp_track_reset(t, NULL, 0, 0);
+	return q ? collect(t, q, true, true) : uffdwp_track_reset(t, NULL, 0, 0);
 }
 
 UFFDWP_PUBLIC int uffdwp_track_peek(struct uffdwp_track *t, struct uffdwp_track_query *q)
 {
-	return collect(t, q, false);
+	return collect(t, q, false, true);
 }
 
 UFFDWP_PUBLIC int uffdwp_track_reset(struct uffdwp_track *t, struct uffdwp_region *r, uint64_t addr,
@@ -491,7 +531,7 @@ UFFDWP_PUBLIC int uffdwp_track_reset(struct uffdwp_track *t, struct uffdwp_regio
 {
 	struct uffdwp_track_query q = { .sz = sizeof(q), .region = r, .addr = addr, .len = len };
 
-	return collect(t, &q, true);
+	return collect(t, &q, true, false);
 }
 
 /* ---- Asking ---- */

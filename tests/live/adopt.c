@@ -3,6 +3,7 @@
  * Another process's memory: it sends its userfaultfd over a socket, and is served from here, where its
  * memory is read by its pid. Both ways of handshake, and a peer that ends in the middle.
  */
+#include "../common/fd.h"
 #include "../common/live.h"
 
 #include <errno.h>
@@ -32,28 +33,6 @@ static int open_raw(bool handshake)
 	return fd;
 }
 
-static void send_fd(int sock, int fd)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u = { { 0 } };
-	char byte = 'f';
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr m = { .msg_iov = &iov,
-			    .msg_iovlen = 1,
-			    .msg_control = u.buf,
-			    .msg_controllen = sizeof(u.buf) };
-	struct cmsghdr *cm = CMSG_FIRSTHDR(&m);
-
-	cm->cmsg_level = SOL_SOCKET;
-	cm->cmsg_type = SCM_RIGHTS;
-	cm->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(cm), &fd, sizeof(int));
-	if (sendmsg(sock, &m, 0) != 1)
-		_exit(99);
-}
-
 /* For each 'w': writes every page, then answers. Ends when told, or at end of file. */
 static _Noreturn void peer(struct live *t, int sock, bool handshake)
 {
@@ -64,7 +43,7 @@ static _Noreturn void peer(struct live *t, int sock, bool handshake)
 	fd = open_raw(handshake);
 	if (fd < 0)
 		_exit(99);
-	send_fd(sock, fd);
+	fd_send(sock, fd);
 	close(fd);
 	while (read(sock, &command, 1) == 1 && command == 'w') {
 		for (size_t i = 0; i < t->pages; i++)
@@ -76,26 +55,6 @@ static _Noreturn void peer(struct live *t, int sock, bool handshake)
 }
 
 /* ---- This process ---- */
-
-static int recv_fd(int sock)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u;
-	char byte;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr m = { .msg_iov = &iov,
-			    .msg_iovlen = 1,
-			    .msg_control = u.buf,
-			    .msg_controllen = sizeof(u.buf) };
-	int fd;
-
-	CHECK_EQ(recvmsg(sock, &m, MSG_CMSG_CLOEXEC), 1);
-	CHECK(CMSG_FIRSTHDR(&m));
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(int));
-	return fd;
-}
 
 struct test {
 	struct live *t;
@@ -140,7 +99,7 @@ static void start(struct test *c, struct live *t, bool handshake)
 	}
 	close(pair[1]);
 	c->sock = pair[0];
-	c->fd = recv_fd(c->sock);
+	c->fd = fd_receive(c->sock);
 }
 
 static void finish(struct test *c)

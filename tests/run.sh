@@ -161,6 +161,7 @@ for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
 	run "uffd-stress bounce $mem" 60 "$BUILD/uffd-stress" bounce --mem=$mem --size=4M --bounces=$bounces
 	run "uffd-stress sigbus $mem" 60 "$BUILD/uffd-stress" sigbus --mem=$mem --size=4M --bounces=$rounds
 	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=4M --bounces=$rounds
+	run "uffd-stress track $mem" 90 "$BUILD/uffd-stress" track --mem=$mem --size=4M --bounces=$((rounds * 4))
 done
 run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
 

@@ -50,6 +50,8 @@ static int run(const struct stress_opts *o)
 		return sigbus_run(o);
 	if (!strcmp(o->command, "events"))
 		return events_run(o);
+	if (!strcmp(o->command, "track"))
+		return track_run(o);
 	return probe_run(o);
 }
 

@@ -19,7 +19,8 @@
 #define SIGBUS_CMD 2u
 #define EVENTS 4u
 #define PROBE 8u
-#define STRESS (BOUNCE | SIGBUS_CMD | EVENTS)
+#define TRACK 16u
+#define STRESS (BOUNCE | SIGBUS_CMD | EVENTS | TRACK)
 #define ANY (STRESS | PROBE)
 
 #define SIZE_MIN (UINT64_C(64) << 10)
@@ -34,6 +35,7 @@ static const char help[] =
 	"  bounce   threads lock and count in every page while it is placed, protected and written\n"
 	"  sigbus   faults served in the faulting thread, in parent and forked child\n"
 	"  events   fork, mremap, discard and unmap while faults are in flight\n"
+	"  track    dirty tracking: no write is lost, none is invented, whatever happens meanwhile\n"
 	"  probe    a table of what the kernel promises about write protection; all rows, or those\n"
 	"           whose names begin with a PREFIX\n"
 	"\n"
@@ -49,6 +51,7 @@ static const char help[] =
 	"  --modes=LIST      which bounces: random,racing,verify,poll or any of them, joined by '+'\n"
 	"                    for several combinations; plain: none of them; all: every\n"
 	"                    combination in turn (default)\n"
+	"  --mode=LIST       how writes are tracked: async,sync,caller,sigbus, or all (default)\n"
 	"  --run=N           most pages a write operation gets at once (default 1)\n"
 	"  --seed=N          repeat the random choices of an earlier run\n"
 	"  --watchdog=SEC    end with a report if a thread makes no step for so long (default 30)\n"
@@ -67,6 +70,7 @@ enum option_id {
 	HANDLERS,
 	SERVE,
 	MODES,
+	MODE,
 	RUN,
 	SEED,
 	WATCHDOG,
@@ -85,6 +89,7 @@ static const struct option longs[] = {
 	{ "handlers", required_argument, NULL, HANDLERS },
 	{ "serve", required_argument, NULL, SERVE },
 	{ "modes", required_argument, NULL, MODES },
+	{ "mode", required_argument, NULL, MODE },
 	{ "run", required_argument, NULL, RUN },
 	{ "seed", required_argument, NULL, SEED },
 	{ "watchdog", required_argument, NULL, WATCHDOG },
@@ -100,10 +105,8 @@ static const struct {
 	const char *name;
 	unsigned int bit;
 } commands[] = {
-	{ "bounce", BOUNCE },
-	{ "sigbus", SIGBUS_CMD },
-	{ "events", EVENTS },
-	{ "probe", PROBE },
+	{ "bounce", BOUNCE }, { "sigbus", SIGBUS_CMD }, { "events", EVENTS },
+	{ "track", TRACK },   { "probe", PROBE },
 };
 
 /* Which commands an option means something to. */
@@ -113,9 +116,12 @@ static unsigned int takers(int id)
 	case MODES:
 	case RUN:
 		return BOUNCE;
-	case HANDLERS:
 	case SERVE:
 		return BOUNCE | EVENTS;
+	case HANDLERS:
+		return BOUNCE | EVENTS | TRACK;
+	case MODE:
+		return TRACK;
 	case BOUNCES:
 	case DURATION:
 		return STRESS;
@@ -258,6 +264,36 @@ static int take_modes(const char *s, unsigned int *out)
 	}
 }
 
+/* Some of the names, separated by commas, or all of them. */
+static bool take_list(const char *s, const char *const *names, unsigned int n, unsigned int *out)
+{
+	unsigned int i;
+	size_t len;
+
+	*out = (1u << n) - 1;
+	if (!strcmp(s, "all"))
+		return true;
+	for (*out = 0;; s += len + 1) {
+		len = strcspn(s, ",");
+		for (i = 0; i < n && (strlen(names[i]) != len || memcmp(names[i], s, len)); i++)
+			;
+		if (i == n)
+			return false;
+		*out |= 1u << i;
+		if (!s[len])
+			return true;
+	}
+}
+
+static int take_mode(const char *s, unsigned int *out)
+{
+	static const char *const names[] = { "async", "sync", "caller", "sigbus" };
+
+	if (take_list(s, names, 4, out))
+		return -1;
+	return misuse("--mode=%s: want all, or some of async,sync,caller,sigbus", s);
+}
+
 /* ---- The line ---- */
 
 struct parse {
@@ -309,6 +345,8 @@ static int take(struct parse *p, int id, const char *v)
 				  &o->serves);
 	case MODES:
 		return take_modes(v, &o->modes);
+	case MODE:
+		return take_mode(v, &o->track_modes);
 	case RUN:
 		return take_uint("run", v, 1, UFFDWP_RUN_MAX, &o->run);
 	case SEED:
@@ -379,7 +417,7 @@ static int find_command(struct parse *p, const char *name)
 			return -1;
 		}
 	}
-	return misuse("%s: no such command, want bounce, sigbus, events or probe", name);
+	return misuse("%s: no such command, want bounce, sigbus, events, track or probe", name);
 }
 
 static bool asked(int argc, char **argv, const char *what)
@@ -400,6 +438,7 @@ static void defaults(struct stress_opts *o)
 	o->size = (size_t)64 << 20;
 	o->serves = 1u << UFFDWP_SERVE_THREADS | 1u << UFFDWP_SERVE_CALLER;
 	o->modes = (1u << BOUNCE_MODES) - 1;
+	o->track_modes = (1u << 4) - 1;
 	o->run = 1;
 	o->stall = 30;
 	o->seed = now_ns() ^ (uint64_t)getpid() << 40;
@@ -421,7 +460,7 @@ int options_parse(struct stress_opts *o, int argc, char **argv)
 		return EXIT_PASS;
 	}
 	if (argc < 2)
-		return misuse("no command, want bounce, sigbus, events or probe");
+		return misuse("no command, want bounce, sigbus, events, track or probe");
 	rc = find_command(&p, argv[1]);
 	if (rc < 0)
 		rc = parse_options(&p, argc, argv);

@@ -128,11 +128,11 @@ bool server_close(struct server *s)
 }
 
 /* A mode that was asked for and not obtained would prove nothing. */
-static bool obtained(const struct server *s, uint32_t serve, unsigned int n)
+static bool obtained(const struct server *s, uint32_t serve, unsigned int n, bool async)
 {
 	struct uffdwp_info info = { .sz = sizeof(info) };
 
-	if (!uffdwp_info(s->h, &info) && info.serve == serve && !info.async &&
+	if (!uffdwp_info(s->h, &info) && info.serve == serve && info.async == async &&
 	    info.threads == (serve == UFFDWP_SERVE_THREADS ? n : 0))
 		return true;
 	out_fail("asked to serve in way %u with %u threads, obtained way %u with %u", serve, n,
@@ -172,7 +172,7 @@ int server_start(struct server *s, const struct stress_opts *o, enum mem_kind ki
 	err = uffdwp_open(&s->h, &opts);
 	if (err)
 		return open_failed(kind, err, reason);
-	if (!obtained(s, serve, n)) {
+	if (!obtained(s, serve, n, opts.required & UFFDWP_FEATURE_WP_ASYNC)) {
 		server_close(s);
 		return EXIT_WRONG;
 	}

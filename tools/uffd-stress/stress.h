@@ -34,16 +34,17 @@ struct stress_opts {
 	size_t size;	     /* bytes of one area */
 	unsigned int
 		bounces; /* of each memory type; 0: as long as duration lasts, else each case once */
-	unsigned int duration; /* seconds in all; 0: not limited */
-	unsigned int handlers; /* serving threads; 0: as many as CPUs */
-	unsigned int serves;   /* bit s: the way s of enum uffdwp_serve is used */
-	unsigned int modes;    /* bit m: the combination m of BOUNCE_* is run */
-	unsigned int run;      /* most pages a write operation gets at once */
-	unsigned int stall;    /* seconds without progress until the watchdog ends the program */
-	uint64_t seed;	       /* everything random comes from it */
-	bool json;	       /* one object a line on stdout, prose on stderr */
-	bool progress;	       /* a line that is written over and over */
-	bool list;	       /* only print the names of the cases, one a line */
+	unsigned int duration;	  /* seconds in all; 0: not limited */
+	unsigned int handlers;	  /* serving threads; 0: as many as CPUs */
+	unsigned int serves;	  /* bit s: the way s of enum uffdwp_serve is used */
+	unsigned int modes;	  /* bit m: the combination m of BOUNCE_* is run */
+	unsigned int track_modes; /* bit m: enum track_mode m is run */
+	unsigned int run;	  /* most pages a write operation gets at once */
+	unsigned int stall;	  /* seconds without progress until the watchdog ends the program */
+	uint64_t seed;		  /* everything random comes from it */
+	bool json;		  /* one object a line on stdout, prose on stderr */
+	bool progress;		  /* a line that is written over and over */
+	bool list;		  /* only print the names of the cases, one a line */
 	char *const *args; /* what follows the options, NULL-terminated: probe's prefixes of rows */
 };
 
@@ -54,6 +55,7 @@ int options_parse(struct stress_opts *o, int argc, char **argv);
 int bounce_run(const struct stress_opts *o);
 int sigbus_run(const struct stress_opts *o);
 int events_run(const struct stress_opts *o);
+int track_run(const struct stress_opts *o);
 int probe_run(const struct stress_opts *o);
 
 /* ---- Output: output.c ---- */

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# Proves that uffd-stress finds what it is there to find: each mutant is one bug put into a
-# copy of the sources, of the library or of the tool itself, and the named command must then fail
+# Proves that uffd-stress finds what it is there to find, and some of the tests: each mutant is one bug put
+# into a copy of the sources, of the library or of the tool itself, and the named command must then fail
 # with a wrong result (exit 1: a count, a byte, or its watchdog), while it passes without.
 #
 #	tests/mutants.sh [NAME]...	all mutants, or those named
@@ -28,6 +28,11 @@ racing="bounce --mem=anon --size=2M --modes=racing,poll+racing,random,poll,verif
 sigbus="sigbus --mem=anon --size=1M --watchdog=4"
 signals="bounce --mem=anon --size=2M --serve=sigbus --modes=racing,random --duration=8 --watchdog=4"
 events="events --mem=shmem --size=1M --watchdog=4"
+async="track --mem=anon --mode=async --size=8M --bounces=12 --watchdog=8"
+marks="track --mem=anon --mode=sync,sigbus --size=8M --bounces=24 --watchdog=8"
+discards="tests/live/track_memory discard/async"
+granules="tests/live/track_api granule-rest"
+holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --watchdog=8"
 
 # name | file | command | what is wrong | sed program
 mutants() {
@@ -52,15 +57,36 @@ stats|libuffdwp/call.c|bounce|pages given to operations are counted wrongly|s/uf
 no-stash|libuffdwp/piece.c|events|who waits for an event reads none, and nobody else can|s/^\tuffdwp__stash_fill(h);//
 foreign|libuffdwp/sigbus.c|sigbus|a foreign SIGBUS is swallowed|s/^\t\tpass_on(\&chain.before, sig, info, uc);//
 sigbus-twice|libuffdwp/bitmap.c|signals|signals claim a page that is in an operation|s/return s >= UFFDWP__BUSY ? UFFDWP__BUSY : s;/return s >= UFFDWP__BUSY ? UFFDWP__ARMED : s;/
+protect-after|libuffdwp/collect.c|async|pages are protected again after they were read, not with it|s/a.flags = UFFDWP__SCAN_WP_MATCHING;/a.flags = 0;/; s/^\t\*next = n < 0 ? addr : a.walk_end;/&\n\tif (s->take)\n\t\tuffdwp__writeprotect(r->h, addr, *next - addr, r->kernel_page, true, \&(uint64_t){ 0 });/
+scan-once|libuffdwp/collect.c|async|the loop over a scan ends early|s/while (!err && addr < stop && s.found < max)/if (!err)/; s/\*looked = (addr - uffdwp__addr_of(r, first)) >> r->shift;/*looked = end - first;/
+walk-end|libuffdwp/collect.c|async|where a scan stopped is ignored|s/: a.walk_end;/: end;/
+mark-after|libuffdwp/collect.c|marks|marks are cleared when their pages are given up already|s/^\ttake_marks(l, i, i + p.n, true, i, NULL);//; s/^\terr = uffdwp__piece_protect(&p, true, &done);/&\n\ttake_marks(l, i, i + (done >> r->shift), true, i, NULL);/
+mark-left-out|libuffdwp/layer.c|marks|a write in some hundred is not marked|/^int uffdwp__layers_write/,/^}/s/^\tuffdwp__layers_mark(r, first, n);/\tstatic _Atomic unsigned int marked;\n\n\tif (++marked % 300)\n\t\tuffdwp__layers_mark(r, first, n);/
+not-given-out|libuffdwp/track.c|async|what does not fit into the answer is forgotten|s/p->take && (i = next_bit/0 \&\& (i = next_bit/
+resume|libuffdwp/track.c|async|going on leaves out a page|s/q->resume = 1 + before + next;/q->resume = 2 + before + next;/
+discard-mark|libuffdwp/call.c|holes|discards are not marked|/^static bool discard_piece/,/^}/s/^\tmark(p);//
+hugetlb-hole|libuffdwp/call.c|discards|discarded hugepages are not protected|/^static bool discard_piece/,/^}/s/if (!\*err && uffdwp__layered(r))/if (0)/
+granule-late|libuffdwp/fault.c|marks|the rest of a granule is released after its writer|s/^\t\tif (unlikely(granule > 1))/\t\tuffdwp__deliver(r, page, *n, \&f, s->st);\n&/; s/^\t\tuffdwp__deliver(r, page, \*n, &f, s->st);//
+granule-rest|libuffdwp/track.c|granules|the rest of a granule that was reported is of the next epoch|s/if (!(i & (granule - 1)))/if (granule)/
+peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\tif (s->take)$/\tif (1)/
 END
 }
 
+# A program of the tests, or a command of uffd-stress.
 run_tool() {
-	timeout 60 "$work/build/uffd-stress" "$@" --no-progress >"$work/out" 2>&1
+	case $1 in
+	tests/*)
+		program=$1
+		shift
+		timeout 60 "$work/build/$program" "$@" >"$work/out" 2>&1
+		;;
+	*) timeout 60 "$work/build/uffd-stress" "$@" --no-progress >"$work/out" 2>&1 ;;
+	esac
 }
 
 make_tool() {
-	make -s -j2 -C "$work" BUILD=build build/uffd-stress >"$work/make.out" 2>&1 ||
+	make -s -j2 -C "$work" BUILD=build build/uffd-stress build/tests/live/track_memory \
+		build/tests/live/track_api >"$work/make.out" 2>&1 ||
 		{ cat "$work/make.out" >&2; bad "$1: does not compile"; }
 }
 
@@ -72,6 +98,11 @@ command_of() {
 	signals) echo "$signals" ;;
 	sigbus) echo "$sigbus" ;;
 	events) echo "$events" ;;
+	async) echo "$async" ;;
+	marks) echo "$marks" ;;
+	holes) echo "$holes" ;;
+	discards) echo "$discards" ;;
+	granules) echo "$granules" ;;
 	*) bad "no command $1" ;;
 	esac
 }
@@ -111,9 +142,10 @@ wanted() {
 for arg; do
 	mutants | grep -q "^$arg|" || { echo "mutants: no mutant $arg" >&2; exit 2; }
 done
-cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" "$work/" || exit 99
+cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
+	"$here/tests" "$work/" || exit 99
 make_tool unmutated
-for command in bounce shmem racing signals sigbus events; do
+for command in bounce shmem racing signals sigbus events async marks holes discards granules; do
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")
 	status=$?

@@ -58,10 +58,6 @@ static int sink_write(void *ctx, struct uffdwp_sink_write *w)
 	struct snap_sink *k = ctx;
 
 	atomic_fetch_add(&k->writes, 1);
-	while (atomic_load(&k->gate)) {
-		atomic_store(&k->waiting, 1);
-		live_msleep(1);
-	}
 	if (k->fail_write && spent(k))
 		return k->fail_write;
 	note(k, w->offset, w->len);
@@ -147,6 +143,10 @@ static int sink_sealed(void *ctx, uint64_t realtime)
 	if (!realtime)
 		atomic_store(&k->bad, 1);
 	atomic_fetch_add(&k->sealed, 1);
+	while (atomic_load(&k->gate)) {
+		atomic_store(&k->waiting, 1);
+		live_msleep(1);
+	}
 	return k->fail_sealed;
 }
 
@@ -344,6 +344,18 @@ void snap_close(struct snap *c)
 	CHECK_EQ(uffdwp_close(c->h), 0);
 	snap_sink_end(&c->sink);
 	free(c->shadow);
+}
+
+void snap_hold(struct snap *c)
+{
+	atomic_store(&c->sink.gate, 1);
+	CHECK_EQ(snap_seal(c), 0);
+	live_until(&c->sink.waiting, 1);
+}
+
+void snap_go(struct snap *c)
+{
+	atomic_store(&c->sink.gate, 0);
 }
 
 int snap_seal(struct snap *c)

@@ -42,7 +42,7 @@ struct snap_sink {
 	unsigned int fail_after; /* writes or zeros that still succeed */
 	bool later;		 /* done() is called by another thread, the newest first */
 	bool in_wait;		 /* or within wait() */
-	_Atomic int gate;	 /* 1: write() does not return before it is 0 */
+	_Atomic int gate;	 /* 1: sealed() does not return before it is 0: nothing is swept */
 	_Atomic int begun, ended, freed, sealed, writes, zeros, waiting, in_flight, bad;
 	uint32_t rewrites;
 	uint64_t wrote, zeroed;
@@ -87,6 +87,10 @@ void snap_writers_start(struct snap *c);
 void snap_writers_pause(struct snap *c);
 void snap_writers_resume(struct snap *c);
 void snap_writers_stop(struct snap *c);
+
+/* Seals with the sweep held back: only faults save, until snap_go(). */
+void snap_hold(struct snap *c);
+void snap_go(struct snap *c);
 
 /* Pauses writers, takes the shadow, seals, lets them go on. Returns what the seal did. */
 int snap_seal(struct snap *c);

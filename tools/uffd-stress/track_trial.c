@@ -324,8 +324,11 @@ static int track_memory(struct trial *t)
 /* Khugepaged at work all the time, and swap; undone by system_end(). */
 static bool change_system(struct trial *t)
 {
-	int err = system_begin();
+	int err;
 
+	watchdog_rest("waits for another program that changes the system");
+	err = system_begin();
+	watchdog_step("changes the system", 0);
 	if (!err)
 		err = system_swap_on(t->plan.zram);
 	if (!err && t->plan.kind == MEM_THP) {

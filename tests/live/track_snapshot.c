@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A tracker and a snapshot on one region: neither takes from the other what it has to know. The
+ * snapshot is what the memory was during the pause, and the tracker reports what was written,
+ * whoever of the two looked first.
+ */
+#include "../common/snap.h"
+
+#include <stdlib.h>
+#include <uffdwp/track.h>
+
+struct both {
+	struct snap c;
+	struct uffdwp_track *track;
+	unsigned char *dirty;
+};
+
+static int on_range(struct uffdwp_region *r, uint64_t addr, uint64_t len, void *arg)
+{
+	struct both *b = arg;
+	size_t page = b->c.t->page, i = (addr - uffdwp_region_addr(r)) / page;
+
+	memset(b->dirty + i, 1, len / page);
+	return 0;
+}
+
+static void collect(struct both *b)
+{
+	struct uffdwp_track_query q = { .sz = sizeof(q), .range = on_range, .arg = b };
+
+	CHECK_EQ(uffdwp_track_collect(b->track, &q), 0);
+}
+
+/* Exactly every step-th page. */
+static void expect(struct both *b, size_t step)
+{
+	struct live *t = b->c.t;
+
+	memset(b->dirty, 0, t->pages);
+	collect(b);
+	for (size_t i = 0; i < t->pages; i++) {
+		if (b->dirty[i] != (step && i % step == 0))
+			FAIL("page %zu is %s", i, b->dirty[i] ? "reported" : "not reported");
+	}
+}
+
+static void write_every(struct live *t, size_t step)
+{
+	for (size_t i = 0; i < t->pages; i += step)
+		live_store(t->mem.addr + i * t->page, i + step);
+}
+
+static void start(struct both *b, struct live *t, int mode)
+{
+	memset(b, 0, sizeof(*b));
+	b->dirty = calloc(1, t->pages);
+	CHECK(b->dirty);
+	live_fill(t->mem.addr, t->mem.size, t->seed);
+	snap_open(&b->c, t, mode, 0);
+	CHECK_EQ(uffdwp_track_start(&b->track, &b->c.r, 1, NULL), 0);
+}
+
+static void finish(struct both *b)
+{
+	CHECK_EQ(uffdwp_track_stop(b->track), 0);
+	snap_close(&b->c);
+	free(b->dirty);
+}
+
+/* What was written is still to be told after the snapshot has armed, sealed, saved, and ended. */
+static void given_on(struct live *t, int mode)
+{
+	struct uffdwp_snapshot_opts o = { .by_caller = 0 };
+	struct both b;
+
+	start(&b, t, mode);
+	snap_new(&b.c, &o);
+	write_every(t, 3);
+	CHECK_EQ(uffdwp_snapshot_arm(b.c.s), 0);
+	expect(&b, 3);
+	expect(&b, 0);
+	write_every(t, 2);
+	CHECK_EQ(snap_seal(&b.c), 0);
+	expect(&b, 2);
+	write_every(t, 5);
+	snap_check_complete(&b.c);
+	expect(&b, 5);
+	write_every(t, 2);
+	expect(&b, 2);
+	finish(&b);
+}
+
+/*
+ * Collected while it arms, seals and saves: it is complete, and what was told is what was written.
+ */
+static void with_writers(struct live *t, int mode)
+{
+	struct uffdwp_snapshot_opts o = { .by_caller = 0 };
+	struct both b;
+
+	start(&b, t, mode);
+	snap_new(&b.c, &o);
+	snap_writers_start(&b.c);
+	collect(&b);
+	CHECK_EQ(uffdwp_snapshot_arm(b.c.s), 0);
+	for (int i = 0; i < 10; i++)
+		collect(&b);
+	CHECK_EQ(snap_seal(&b.c), 0);
+	for (int i = 0; i < 10; i++)
+		collect(&b);
+	snap_check_complete(&b.c);
+	finish(&b);
+}
+
+#define CASES(mode)                                 \
+	static void mode##_given_on(struct live *t) \
+	{                                           \
+		given_on(t, SNAP_##mode);           \
+	}                                           \
+	static void mode##_writers(struct live *t)  \
+	{                                           \
+		with_writers(t, SNAP_##mode);       \
+	}
+CASES(COW_THREADS)
+CASES(COW_CALLER)
+CASES(COW_SIGBUS)
+CASES(PRE_ASYNC)
+CASES(PRE_SYNC)
+
+#define ROWS(mode)                                                \
+	{ #mode "/given-on", mode##_given_on, KINDS_ALL, 0, 0 },  \
+	{                                                         \
+#mode "/writers", mode##_writers, KINDS_ALL, 0, 0 \
+	}
+static const struct live_case cases[] = {
+	ROWS(COW_THREADS), ROWS(COW_CALLER), ROWS(COW_SIGBUS), ROWS(PRE_ASYNC), ROWS(PRE_SYNC),
+};
+
+LIVE_MAIN(cases)

@@ -32,6 +32,7 @@ async="track --mem=anon --mode=async --size=8M --bounces=12 --watchdog=8"
 marks="track --mem=anon --mode=sync,sigbus --size=8M --bounces=24 --watchdog=8"
 discards="tests/live/track_memory discard/async"
 granules="tests/live/track_api granule-rest"
+both="tests/live/track_snapshot PRE_ASYNC"
 holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --watchdog=8"
 
 # name | file | command | what is wrong | sed program
@@ -66,6 +67,7 @@ not-given-out|libuffdwp/track.c|async|what does not fit into the answer is forgo
 resume|libuffdwp/track.c|async|going on leaves out a page|s/q->resume = 1 + before + next;/q->resume = 2 + before + next;/
 discard-mark|libuffdwp/call.c|holes|discards are not marked|/^static bool discard_piece/,/^}/s/^\tmark(p);//
 hugetlb-hole|libuffdwp/call.c|discards|discarded hugepages are not protected|/^static bool discard_piece/,/^}/s/if (!\*err && uffdwp__layered(r))/if (0)/
+layer-given|libuffdwp/collect.c|both|what one layer takes from the kernel the other is not given|s/if (s->take && uffdwp__layer_shared(s->l))/if (0)/
 granule-late|libuffdwp/fault.c|marks|the rest of a granule is released after its writer|s/^\t\tif (unlikely(granule > 1))/\t\tuffdwp__deliver(r, page, *n, \&f, s->st);\n&/; s/^\t\tuffdwp__deliver(r, page, \*n, &f, s->st);//
 granule-rest|libuffdwp/track.c|granules|the rest of a granule that was reported is of the next epoch|s/if (!(i & (granule - 1)))/if (granule)/
 peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\tif (s->take)$/\tif (1)/
@@ -86,7 +88,7 @@ run_tool() {
 
 make_tool() {
 	make -s -j2 -C "$work" BUILD=build build/uffd-stress build/tests/live/track_memory \
-		build/tests/live/track_api >"$work/make.out" 2>&1 ||
+		build/tests/live/track_api build/tests/live/track_snapshot >"$work/make.out" 2>&1 ||
 		{ cat "$work/make.out" >&2; bad "$1: does not compile"; }
 }
 
@@ -103,6 +105,7 @@ command_of() {
 	holes) echo "$holes" ;;
 	discards) echo "$discards" ;;
 	granules) echo "$granules" ;;
+	both) echo "$both" ;;
 	*) bad "no command $1" ;;
 	esac
 }
@@ -145,7 +148,7 @@ done
 cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
 	"$here/tests" "$work/" || exit 99
 make_tool unmutated
-for command in bounce shmem racing signals sigbus events async marks holes discards granules; do
+for command in bounce shmem racing signals sigbus events async marks holes discards granules both; do
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")
 	status=$?

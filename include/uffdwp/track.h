@@ -32,8 +32,10 @@
  *   discarded pages. MADV_REMOVE is seen with UFFDWP_FEATURE_EVENT_REMOVE only. A hole punched, or
  *   a truncation, through the file is never seen.
  * - A page may be reported although it was not written: twice after a discard, a neighbour within
- *   its granule, a page placed by uffdwp_copy() without UFFDWP_COPY_WP. Without these, and with
- *   pages of the base size, a page that was not written is not reported.
+ *   its granule, a page placed by uffdwp_copy() without UFFDWP_COPY_WP, one that the kernel
+ *   migrates while async collects it, and in two epochs one whose write is under way between
+ *   them. Without these, and with pages of the base size, a page that was not written is not
+ *   reported.
  */
 #ifndef UFFDWP_TRACK_H
 #define UFFDWP_TRACK_H

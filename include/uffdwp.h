@@ -23,7 +23,8 @@
  * because a region may live in another process; lengths are bytes. Option
  * structs begin with their own size: set sz = sizeof(the struct), leave the
  * rest zero for the defaults; a struct longer than the library knows is -E2BIG
- * if its unknown tail is not all zero. After fork(2) every call on the parent's
+ * if its unknown tail is not all zero. Any function may return -ENOMEM, or what a seccomp filter of
+ * the program's denies with (-EPERM, -ENOSYS). After fork(2) every call on the parent's
  * handle returns -ECHILD in the child, except uffdwp_close(), which is safe there.
  *
  * Caveats: what write protection can not see. Protection belongs to a mapping:
@@ -175,8 +176,9 @@ struct uffdwp_opts {
  * Open a userfaultfd and begin to serve. opts may be NULL. The caller owns *out and
  * ends it with uffdwp_close().
  * -EINVAL: an option is out of its range; -E2BIG: see Conventions; -EPERM, -EACCES: not permitted;
- * -ENOSYS: the kernel has no userfaultfd; -EOPNOTSUPP: it lacks a required feature; -EMFILE,
- * -ENFILE, -ENOMEM, -EAGAIN: no descriptor, memory or thread. The reason buffer says more.
+ * -ENOSYS: the kernel has no userfaultfd; -ENOENT: no device node, and it was the only source;
+ * -EOPNOTSUPP: the kernel lacks a required feature; -EMFILE, -ENFILE, -ENOMEM, -ENOSPC (of epoll's
+ * watches), -EAGAIN: no descriptor, memory or thread. The reason buffer says more.
  * Thread-safe.
  */
 int uffdwp_open(struct uffdwp **out, const struct uffdwp_opts *opts);
@@ -220,7 +222,9 @@ int uffdwp_info(struct uffdwp *h, struct uffdwp_info *info);
  * The first fatal error, as -errno, or 0. It is what a fault operation returned, or a failure to
  * read messages. From then on operations are not called any more: written pages are
  * released, missing ones poisoned (SIGBUS) where the kernel can (6.6), else zero-filled; no thread
- * stays asleep but those whose page an operation holds by UFFDWP_LATER. Thread-safe.
+ * stays asleep but those whose page an operation holds by UFFDWP_LATER. Where the kernel refuses
+ * even that, or to be read, as under a filter that forgets a call, the handle gives its descriptor
+ * up: everybody goes on, and calls are -ECANCELED from then on. Thread-safe.
  */
 int uffdwp_error(struct uffdwp *h);
 
@@ -329,8 +333,9 @@ struct uffdwp_region_opts {
  * alignment, mode, page size (hugetlb memory wants its own), or memory that can not be registered
  * so; -EOPNOTSUPP: the kernel lacks the mode for this memory, or SIGBUS serving was asked
  * together with MINOR and MISSING; -EEXIST: overlaps a region of this handle; -EBUSY: another
- * userfaultfd has it; -EPERM: read-only shared memory; -ENOMEM. Thread-safe, not from operations
- * (-EDEADLK).
+ * userfaultfd has it; -EPERM: read-only shared memory; -EMFILE, -EACCES: /proc can not be read,
+ * which older kernels need for it; -ECANCELED: the handle failed and gave up; -ENOMEM. Thread-safe,
+ * not from operations (-EDEADLK).
  */
 int uffdwp_region_add(struct uffdwp *h, const struct uffdwp_region_opts *opts,
 		      struct uffdwp_region **out);
@@ -372,7 +377,7 @@ struct uffdwp *uffdwp_region_handle(const struct uffdwp_region *r);
  * seconds. -ENOENT: part of it is not mapped any more; done tells where. -ESRCH: the process that
  * is watched has ended. -EBUSY: pages in the range stayed in an operation, or held by
  * UFFDWP_LATER, for a second; or, of protect, unprotect, sweep and release, a tracker or a snapshot is on
- * the region. Thread-safe, and allowed in operations on other pages than the
+ * the region. -ECANCELED: the handle failed and gave up. Thread-safe, and allowed in operations on other pages than the
  * operation's own.
  */
 

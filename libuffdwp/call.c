@@ -187,10 +187,55 @@ __cold void uffdwp__fail(struct uffdwp *h, int err)
 	uffdwp__leave(h, phase);
 }
 
+/* Missing pages that can be made an error are; a page that is there stops a call, and is passed over. */
+__cold static void poison_missing(const struct uffdwp__entry *e)
+{
+	const struct uffdwp *h = e->r->h;
+	uint64_t pos = e->start;
+
+	if (!(e->r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR)) ||
+	    (!(h->features & UFFDWP_FEATURE_POISON) && h->source != UFFDWP_SOURCE_ADOPTED))
+		return;
+	while (pos < e->end) {
+		int64_t n = uffdwp__sys_poison(h->fd, pos, e->end - pos);
+
+		if (n < 0 && n != -EEXIST)
+			return;
+		pos += n > 0 ? (uint64_t)n : e->r->kernel_page;
+	}
+}
+
+/*
+ * What is not registered does not fault. And with the last descriptor of a userfaultfd the kernel drops its
+ * protection and wakes everybody, also who waits for an event to be read. Its number stays in use, so that no
+ * other file of the program comes by it; who polls the old one holds it until kicked.
+ */
+__cold void uffdwp__give_up(struct uffdwp *h, int err)
+{
+	const struct uffdwp__table *t;
+	unsigned int phase;
+	int none = 0;
+
+	atomic_compare_exchange_strong_explicit(&h->error, &none, err, memory_order_relaxed,
+						memory_order_relaxed);
+	/* seq_cst, and before the kick: who is woken by that sees it. */
+	if (atomic_exchange_explicit(&h->given_up, true, memory_order_seq_cst))
+		return;
+	phase = uffdwp__enter(h);
+	t = atomic_load_explicit(&h->table, memory_order_seq_cst);
+	for (uint32_t i = 0; i < t->n; i++) {
+		poison_missing(&t->e[i]);
+		uffdwp__let_go(t->e[i].r, t->e[i].start, t->e[i].end - t->e[i].start);
+	}
+	uffdwp__leave(h, phase);
+	uffdwp__sys_replace(h->fd, h->kick);
+	uffdwp__sys_eventfd_add(h->kick);
+}
+
 /*
  * A page that can not be unprotected because it is not there (unmapped, moved, its process gone)
  * keeps its state if it was moved: it is protected still. Threads are woken to find out for
- * themselves.
+ * themselves. Any other refusal would be the same for ever, as of a filter that forbids the call.
  */
 static int release_pages(struct uffdwp_region *r, uint64_t first, uint64_t n)
 {
@@ -213,6 +258,8 @@ static int release_pages(struct uffdwp_region *r, uint64_t first, uint64_t n)
 	uffdwp__pages_unlock(&r->pages, first, n,
 			     addr == uffdwp__addr_of(r, first) ? UFFDWP__FREE : UFFDWP__ARMED);
 	uffdwp__wake(r->h, addr, n << r->shift);
+	if (err != -ENOENT && err != -ESRCH && err != -EAGAIN)
+		uffdwp__give_up(r->h, err);
 	return err;
 }
 

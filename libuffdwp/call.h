@@ -36,6 +36,9 @@ int uffdwp__release(struct uffdwp_region *r, uint64_t first, uint64_t n, struct 
 /* The first fatal error stays; every protected page is released. */
 void uffdwp__fail(struct uffdwp *h, int err);
 
+/* The same where not even that can be done: gives up the descriptor, which releases every thread. */
+void uffdwp__give_up(struct uffdwp *h, int err);
+
 int uffdwp__error(struct uffdwp *h);
 
 #endif

@@ -284,13 +284,21 @@ void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delt
 
 /* ---- The stash ---- */
 
+static int read_messages(struct uffdwp *h, struct uffd_msg *msg, uint32_t max)
+{
+	/* fd is kick then, which must not be emptied. */
+	if (unlikely(atomic_load_explicit(&h->given_up, memory_order_relaxed)))
+		return 0;
+	return uffdwp__sys_read(h->fd, msg, max);
+}
+
 /*
  * Events are numbered in the order in which they are read, in a field that the kernel leaves
  * zero.
  */
 static int read_numbered(struct uffdwp *h, struct uffd_msg *msg, uint32_t max)
 {
-	int n = uffdwp__sys_read(h->fd, msg, max);
+	int n = read_messages(h, msg, max);
 
 	for (int i = 0; i < n; i++)
 		if (msg[i].event != UFFD_EVENT_PAGEFAULT)
@@ -346,7 +354,7 @@ int uffdwp__take(struct uffdwp *h, struct uffd_msg *msg, unsigned int max)
 	int n;
 
 	if (likely(!h->stash))
-		return uffdwp__sys_read(h->fd, msg, max);
+		return read_messages(h, msg, max);
 	pthread_mutex_lock(&h->stash_lock);
 	n = h->stashed ? stash_take(h, msg, max) : read_numbered(h, msg, max);
 	pthread_mutex_unlock(&h->stash_lock);

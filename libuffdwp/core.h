@@ -120,6 +120,8 @@ struct uffdwp {
 	uint64_t kernel; /* features that the kernel has, masked or not; 0: not asked */
 	uint32_t source, faults, serve, placement, threads, batch, sample;
 	_Atomic int error;
+	_Atomic bool given_up;	 /* fd is not the userfaultfd any more */
+	_Atomic uint32_t unread; /* reads that failed, since the last one that did not */
 
 	_Atomic(struct uffdwp__table *) table;
 	struct uffdwp__table *spare;

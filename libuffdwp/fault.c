@@ -26,6 +26,8 @@
  * first, so often, counted from the last event.
  */
 #define STRAY_RETRIES 1000
+/* So many reads that fail, one after another, are the end. */
+#define UNREAD_MAX 16
 /* Batches of which one is timed: two looks at the clock are two percent of a fault. */
 #define SAMPLE 8
 
@@ -169,6 +171,8 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 	}
 	if (err != -ENOENT && err != -ESRCH)
 		err = last_resort(r, addr, kind);
+	if (err && err != -ENOENT && err != -ESRCH && err != -EAGAIN)
+		uffdwp__give_up(r->h, err);
 	if (err)
 		uffdwp__sys_wake(s->h->fd, addr, r->page_size);
 	return err < 0 ? err : -ECANCELED;
@@ -331,6 +335,17 @@ static void serve_faults(struct uffdwp__server *s, const struct batch *b, uint64
 	uffdwp__serving_end(s->h, slot);
 }
 
+/*
+ * Messages that can not be read are threads that sleep. An error that stays will not end by itself: nothing but a
+ * filter gives one.
+ */
+__cold static int unread(struct uffdwp *h, int err)
+{
+	if (atomic_fetch_add_explicit(&h->unread, 1, memory_order_relaxed) == UNREAD_MAX)
+		uffdwp__give_up(h, err);
+	return err;
+}
+
 int uffdwp__serve(struct uffdwp__server *s)
 {
 	struct uffd_msg msg[UFFDWP_BATCH_MAX];
@@ -338,8 +353,12 @@ int uffdwp__serve(struct uffdwp__server *s)
 	int n = uffdwp__take(s->h, msg, s->h->batch);
 	uint64_t since;
 
-	if (n <= 0)
-		return n;
+	if (unlikely(n < 0))
+		return unread(s->h, n);
+	if (!n)
+		return 0;
+	if (unlikely(atomic_load_explicit(&s->h->unread, memory_order_relaxed)))
+		atomic_store_explicit(&s->h->unread, 0, memory_order_relaxed);
 	uffdwp__prefetch(msg[0].arg.pagefault.address);
 	since = uffdwp__sampled(s->st, COUNT_READS, s->h->sample) ? uffdwp__sys_now() : 0;
 	uffdwp__count(s->st, COUNT_READS, 1);

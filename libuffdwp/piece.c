@@ -76,6 +76,8 @@ int uffdwp__check_pages(const struct uffdwp_region *r, uint64_t addr, uint64_t l
 {
 	int err = uffdwp__check_range(r, addr, len, done);
 
+	if (!err && unlikely(atomic_load_explicit(&r->h->given_up, memory_order_relaxed)))
+		err = -ECANCELED;
 	/* A region of huge granules may have moved to where they are not aligned any more. */
 	if (!err && ((uffdwp__offset_of(r, addr) | len) & (r->page_size - 1)))
 		err = -EINVAL;

@@ -124,10 +124,13 @@ static void follow(struct worker *w)
 
 /* ---- Serving ---- */
 
-/* seq_cst: see uffdwp__pool_stop(). */
+/* seq_cst: see uffdwp__pool_stop() and uffdwp__give_up(), after which there is nothing to serve. */
 static bool stopping(const struct worker *w)
 {
-	return atomic_load_explicit(&w->pool->h->stopping, memory_order_seq_cst);
+	const struct uffdwp *h = w->pool->h;
+
+	return atomic_load_explicit(&h->stopping, memory_order_seq_cst) ||
+	       atomic_load_explicit(&h->given_up, memory_order_seq_cst);
 }
 
 /*

@@ -268,6 +268,8 @@ UFFDWP_PUBLIC __cold int uffdwp_region_add(struct uffdwp *h, const struct uffdwp
 		return err;
 	if (uffdwp__serving(h))
 		FAIL(-EDEADLK, "called from a fault operation");
+	if (atomic_load_explicit(&h->given_up, memory_order_relaxed))
+		FAIL(-ECANCELED, "the handle has failed");
 	if (!o->page_size)
 		o->page_size = uffdwp__sys_page_size();
 	err = check_opts(h, o);

@@ -34,6 +34,9 @@
 		r_ < 0 ? -errno : r_;             \
 	})
 
+/* A wake-up that is lost is a thread that sleeps: so often, whatever the error. */
+#define WAKE_TRIES 16
+
 /* ---- Descriptors ---- */
 
 __cold int uffdwp__sys_open_device(bool user_mode_only)
@@ -102,6 +105,13 @@ __cold int uffdwp__sys_is_uffd(int fd)
 	return err < 0 ? err : !(p.revents & POLLERR);
 }
 
+__cold int uffdwp__sys_replace(int fd, int by)
+{
+	int err = (int)RETRY(dup3(by, fd, O_CLOEXEC));
+
+	return err < 0 ? err : 0;
+}
+
 /* EINTR from close(2) on Linux means closed. */
 __cold int uffdwp__sys_close(int fd)
 {
@@ -116,8 +126,10 @@ __cold int uffdwp__sys_eventfd(bool semaphore)
 int uffdwp__sys_eventfd_add(int fd)
 {
 	uint64_t one = 1;
-	long n = RETRY(write(fd, &one, sizeof(one)));
+	long n = -1;
 
+	for (int i = 0; n < 0 && i < WAKE_TRIES; i++)
+		n = RETRY(write(fd, &one, sizeof(one)));
 	return n < 0 ? (int)n : 0;
 }
 
@@ -180,8 +192,11 @@ __cold int uffdwp__sys_unregister(int fd, uint64_t addr, uint64_t len)
 int uffdwp__sys_wake(int fd, uint64_t addr, uint64_t len)
 {
 	struct uffdio_range range = { addr, len };
+	long err = -1;
 
-	return (int)RETRY(ioctl(fd, UFFDIO_WAKE, &range));
+	for (int i = 0; err && i < WAKE_TRIES; i++)
+		err = RETRY(ioctl(fd, UFFDIO_WAKE, &range));
+	return (int)err;
 }
 
 int uffdwp__sys_writeprotect(int fd, uint64_t addr, uint64_t len, bool on)

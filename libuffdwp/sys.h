@@ -21,6 +21,7 @@ int uffdwp__sys_api(int fd, uint64_t features, uint64_t *got, uint64_t *ioctls);
 int uffdwp__sys_cloexec(int fd);
 int uffdwp__sys_nonblock(int fd, bool on); /* returns what it was */
 int uffdwp__sys_is_uffd(int fd);	   /* 1: with its handshake done, 0: not yet */
+int uffdwp__sys_replace(int fd, int by);   /* closes fd, whose number then means the same as by */
 int uffdwp__sys_close(int fd);
 int uffdwp__sys_eventfd(bool semaphore);
 int uffdwp__sys_eventfd_add(int fd);

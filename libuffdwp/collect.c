@@ -28,6 +28,15 @@ static bool is_async(const struct uffdwp_region *r)
 
 /* ---- Attaching ---- */
 
+/* Of no page: the kernel has it together with WP_ASYNC, a filter may not. */
+__cold static int can_scan(const struct uffdwp__layer *l)
+{
+	struct uffdwp__scan a = { .size = sizeof(a), .start = l->r->addr, .end = l->r->addr };
+	int n = uffdwp__sys_pagemap_scan(l->pagemap, &a);
+
+	return n == -ENOTTY ? -EOPNOTSUPP : n < 0 ? n : 0;
+}
+
 __cold static int open_pagemap(struct uffdwp__layer *l)
 {
 	struct uffdwp *h = l->r->h;
@@ -35,8 +44,10 @@ __cold static int open_pagemap(struct uffdwp__layer *l)
 	bool ours = h->source != UFFDWP_SOURCE_ADOPTED;
 
 	l->pagemap = ours || pid ? uffdwp__sys_pagemap_open(ours ? 0 : pid) : -EOPNOTSUPP;
-	if (l->pagemap >= 0 || is_async(l->r))
-		return l->pagemap < 0 ? l->pagemap : 0;
+	if (is_async(l->r))
+		return l->pagemap < 0 ? l->pagemap : can_scan(l);
+	if (l->pagemap >= 0)
+		return 0;
 	l->pagemap = -1;
 	return 0;
 }

@@ -261,9 +261,12 @@ __cold static int open_fd(struct uffdwp *h, const struct uffdwp_opts *o)
 	if (h->fd < 0)
 		return h->fd;
 	err = handshake(h, o);
-	if (!err && o->blocking)
-		err = uffdwp__sys_nonblock(h->fd, false);
-	return err < 0 ? err : 0;
+	if (err || !o->blocking)
+		return err;
+	err = uffdwp__sys_nonblock(h->fd, false);
+	if (err < 0)
+		FAIL(err, "fcntl: %s", strerror(-err));
+	return 0;
 }
 
 UFFDWP_PUBLIC __cold int uffdwp_open(struct uffdwp **out, const struct uffdwp_opts *opts)

@@ -85,7 +85,7 @@ struct uffdwp_track_opts {
  * uffdwp_release() on it are -EBUSY. One tracker a region; a snapshot may run besides it.
  * -EINVAL: an argument, see opts.reason; -E2BIG: see uffdwp.h; -EOPNOTSUPP: the handle or a region
  * can not; -EBUSY: a region has a tracker, or a write operation; -EDEADLK: called from an
- * operation; -ENOMEM, -EMFILE; errors of uffdwp_protect(). Thread-safe.
+ * operation; -EACCES: /proc/PID/pagemap can not be read; -ENOMEM, -EMFILE; errors of uffdwp_protect(). Thread-safe.
  */
 int uffdwp_track_start(struct uffdwp_track **out, struct uffdwp_region *const *regions, size_t n,
 		       const struct uffdwp_track_opts *opts);

@@ -62,6 +62,7 @@ TOOLS := $(patsubst tools/%/,%,$(filter-out tools/common/,$(sort $(dir $(wildcar
 EXAMPLE_SRC := $(wildcard examples/*.c)
 UNIT_SRC := $(wildcard tests/unit/*.c)
 LIVE_SRC := $(wildcard tests/live/*.c)
+FAULT_SRC := $(wildcard tests/fault/*.c)
 # Shared by the test programs, and no test itself.
 TEST_COMMON_SRC := $(wildcard tests/common/*.c)
 MAN := $(wildcard docs/*.[137])
@@ -76,6 +77,10 @@ TOOL_BINS = $(TOOLS:%=$(BUILD)/%)
 EXAMPLE_BINS = $(call program,$(EXAMPLE_SRC))
 UNIT_BINS = $(call program,$(UNIT_SRC))
 LIVE_BINS = $(call program,$(LIVE_SRC))
+FAULT_BIN = $(BUILD)/tests/fault/inject
+# The library once more, with its system calls marked: see tests/fault/site.h.
+FAULT_LIB_SRC = $(LIB_SRC)
+FAULT_LIB = $(patsubst %.c,$(BUILD)/obj/fault/%.o,$(FAULT_LIB_SRC))
 
 # What is installed, as file:where, and what is only linked, as @file:where. Install and uninstall
 # know nothing else.
@@ -91,15 +96,15 @@ INSTALLED = $(HEADER):$(INCLUDEDIR)/uffdwp.h \
 
 # ---- Targets ----
 
-.PHONY: all tests demo check check-run check-asan check-tsan check-kernels check-kernels-run bench \
-	install uninstall clean help FORCE
+.PHONY: all tests demo check check-run check-asan check-tsan check-kernels check-kernels-run check-fault \
+	bench install uninstall clean help FORCE
 .DELETE_ON_ERROR:
 # Objects of programs are chained through pattern rules; keep them for the next make.
 .SECONDARY:
 
 all: $(LIBS) $(TOOL_BINS) $(EXAMPLE_BINS)
 
-tests: all $(UNIT_BINS) $(LIVE_BINS)
+tests: all $(UNIT_BINS) $(LIVE_BINS) $(FAULT_BIN)
 
 Q = $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' $(1) $(2))
@@ -132,6 +137,12 @@ check-kernels:
 
 check-kernels-run: tests
 	$(Q)BUILD=$(BUILD) tests/kernels.sh $(KERNELS_ARGS)
+
+# Every system call of the library fails in turn: all of it. `make check` has a short form.
+check-fault:
+	$(Q)tools/bootstrap
+	$(REMAKE) $(FAULT_BIN)
+	$(FAULT_BIN) $(FAULT_ARGS)
 
 check-run: tests
 	$(Q)BUILD=$(BUILD) SAN=$(SAN) CC='$(CC)' tests/run.sh
@@ -171,6 +182,7 @@ help:
 	@echo '  check-asan  the same tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo '  check-tsan  the same tests with ThreadSanitizer'
 	@echo '  check-kernels  the tests on kernels from 5.10 to the newest, emulated (KERNELS_ARGS=--short)'
+	@echo '  check-fault  every system call of the library fails in turn (FAULT_ARGS=...)'
 	@echo '  bench       uffd-bench: ratios to what one would write by hand (BENCH_ARGS=...)'
 	@echo '  install     to $$(DESTDIR)$$(PREFIX)'
 	@echo '  uninstall   what install put there'
@@ -198,6 +210,12 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CPPFLAGS) $(EXTRA) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/fault/%.o: %.c $(BUILD)/flags
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CPPFLAGS) -include tests/fault/site.h \
+		$(if $(filter %/sys.c libuffdwp/image/%,$<),-DFAULT_SYSTEM) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 # Removed first: ar would keep the members of deleted files.
 $(STATIC): $(call obj,$(LIB_SRC))
@@ -237,5 +255,10 @@ $(UNIT_BINS) $(LIVE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(call obj,$(TEST_COMMON
 	$(call say,LD,$@)
 	$(call link,$(TEST_LIBS))
 
--include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(COMMON_SRC) $(wildcard tools/*/*.c) \
-	$(EXAMPLE_SRC) $(UNIT_SRC) $(LIVE_SRC) $(TEST_COMMON_SRC)))
+$(FAULT_BIN): $(call obj,$(FAULT_SRC) $(TEST_COMMON_SRC) $(COMMON_SRC)) $(FAULT_LIB)
+	$(call say,LD,$@)
+	$(call link,$(TEST_LIBS))
+
+-include $(patsubst %.o,%.d,$(FAULT_LIB) $(call obj,$(LIB_SRC) $(COMMON_SRC) $(wildcard tools/*/*.c) \
+	$(EXAMPLE_SRC) $(UNIT_SRC) $(LIVE_SRC) $(FAULT_SRC) \
+	$(TEST_COMMON_SRC)))

@@ -154,6 +154,9 @@ for src in tests/unit/*.c tests/live/*.c examples/*.c; do
 	[ ! -e "$src" ] || run "${src%.c}" 120 "$BUILD/${src%.c}"
 done
 
+# `make check-fault` is the long form.
+run "tests/fault/inject --short" 120 "$BUILD/tests/fault/inject" --short
+
 # Sixteen see every combination of modes.
 bounces=16 rounds=2
 [ -z "${UFFDWP_BRIEF-}" ] || bounces=4 rounds=1

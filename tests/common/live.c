@@ -270,7 +270,7 @@ void live_sleeper(struct live_sleeper *s, void *(*fn)(void *), void *arg)
 	}
 }
 
-static int count(const char *dir)
+int live_count(const char *dir)
 {
 	DIR *d = opendir(dir);
 	struct dirent *e;
@@ -285,13 +285,13 @@ static int count(const char *dir)
 }
 
 /* A joined thread may stay visible for a moment, until the kernel has taken it apart. */
-static int count_threads(int want)
+int live_count_threads(int want)
 {
-	int n = count("/proc/self/task");
+	int n = live_count("/proc/self/task");
 
 	for (int i = 0; want && n > want && i < 1000; i++) {
 		live_msleep(1);
-		n = count("/proc/self/task");
+		n = live_count("/proc/self/task");
 	}
 	return n;
 }
@@ -344,14 +344,14 @@ static void warm_up(void)
 static _Noreturn void child(const struct live_case *c, int kind, uint64_t seed)
 {
 	struct live t = { .name = c->name, .seed = seed };
-	int fds = count("/proc/self/fd"), threads;
+	int fds = live_count("/proc/self/fd"), threads;
 
 	warm_up();
-	threads = count_threads(0);
+	threads = live_count_threads(0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	run_mapped(c, &t, kind);
-	CHECK_EQ(count("/proc/self/fd"), fds);
-	CHECK_EQ(count_threads(threads), threads);
+	CHECK_EQ(live_count("/proc/self/fd"), fds);
+	CHECK_EQ(live_count_threads(threads), threads);
 #ifdef LIVE_ASAN
 	/* _exit() is right in a forked child, and goes past the leak check. */
 	if (__lsan_do_recoverable_leak_check())
@@ -391,7 +391,7 @@ static void print_file(const char *path)
 }
 
 /* Which thread of a late child sleeps where. */
-static void print_threads(pid_t pid)
+void live_report(pid_t pid)
 {
 	char path[300];
 	struct dirent *e;
@@ -424,7 +424,7 @@ static bool wait_for(pid_t pid, unsigned int seconds, int *status)
 		live_msleep(2);
 	}
 	fprintf(stderr, "  hangs after %u s\n", seconds);
-	print_threads(pid);
+	live_report(pid);
 	kill(pid, SIGKILL);
 	waitpid(pid, status, 0);
 	return false;

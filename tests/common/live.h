@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/types.h>
 #include <uffdwp.h>
 
 #include "common/mem.h"
@@ -103,6 +104,13 @@ void live_protect(struct live *t, struct uffdwp_region *r);
 void live_stats(struct uffdwp *h, struct uffdwp_stats *st); /* once they have settled */
 int live_poison_code(void); /* of the SIGBUS that a poisoned page gives on this kernel */
 void live_info(struct uffdwp *h, struct uffdwp_info *info);
+
+/* Entries of a directory of /proc; the threads of this process, once there are not more than want (0: now). */
+int live_count(const char *dir);
+int live_count_threads(int want);
+
+/* Prints where each thread of a process sleeps. */
+void live_report(pid_t pid);
 
 /* A thread that serves a handle opened with UFFDWP_SERVE_CALLER; nothing for the other ways. */
 struct live_server {

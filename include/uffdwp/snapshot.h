@@ -198,8 +198,8 @@ int uffdwp_snapshot_new(struct uffdwp_snapshot **out, struct uffdwp_region *cons
  * Get ready while the program runs: protect everything (cow) or write everything out (precopy),
  * then what was written meanwhile. Returns when a seal will be short. May be called again, to get
  * ready once more before a late seal. May be left out: the seal is as long as its work then.
- * -EALREADY: sealed; -ECANCELED: the snapshot has ended, see its result. Not from an operation
- * (-EDEADLK).
+ * -EALREADY: sealed; -ECANCELED: the snapshot has ended, see its result; another error: why
+ * it ends now. Not from an operation (-EDEADLK).
  */
 int uffdwp_snapshot_arm(struct uffdwp_snapshot *s);
 

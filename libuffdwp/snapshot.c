@@ -414,6 +414,8 @@ __cold static struct uffdwp_snapshot *alloc_snapshot(struct uffdwp_region *const
 	s = uffdwp__sys_alloc(size);
 	if (!s)
 		return NULL;
+	/* The seal and the faults are not to be the first to touch it. */
+	uffdwp__sys_populate(s, size);
 	s->size = size;
 	s->n = (uint32_t)n;
 	s->layout = (struct uffdwp_sink_region *)&s->part[n];
@@ -470,14 +472,17 @@ __cold static void init(struct uffdwp_snapshot *s, struct uffdwp_region *const *
 		s->unsaved = s->pages;
 }
 
+/* By default no more than could ever be used: all of it, and what is kept for faults. */
 __cold static int init_staging(struct uffdwp_snapshot *s, uint64_t size)
 {
+	uint64_t most = max_u64(s->bytes + s->bytes / 2, UFFDWP_SNAPSHOT_STAGING_MIN);
 	uint64_t unit = s->largest;
 	int err;
 
 	for (uint32_t i = 0; i < s->n; i++)
 		unit = min_u64(unit, s->layout[i].page_size);
-	err = uffdwp__staging_init(&s->staging, size ? size : STAGING, unit, s->largest);
+	err = uffdwp__staging_init(&s->staging, size ? size : min_u64(STAGING, most), unit,
+				   s->largest);
 	for (uint32_t i = 0; !err && i < s->n; i++)
 		s->part[i].page_units = (uint32_t)(s->layout[i].page_size / unit);
 	return err;

@@ -42,7 +42,8 @@ static int64_t scan_protected(int fd, uint64_t addr, uint64_t len, struct uffdwp
 }
 
 /*
- * A page that was never there, protected by a userfaultfd of its own; what the pagemap says of it.
+ * A page that was never there, or where such can not be protected one that was read, under a
+ * userfaultfd of its own: what the pagemap says of it.
  */
 __cold static bool look_at_marker(int pagemap, uint64_t features, uint64_t *entry, bool *scan)
 {
@@ -52,6 +53,8 @@ __cold static bool look_at_marker(int pagemap, uint64_t features, uint64_t *entr
 	int fd = uffdwp__sys_open_syscall(true);
 	bool ok;
 
+	if (mem && !(features & UFFDWP_FEATURE_WP_UNPOPULATED))
+		(void)*(volatile char *)mem;
 	if (fd < 0)
 		fd = uffdwp__sys_open_device(true);
 	ok = mem && fd >= 0 &&
@@ -79,7 +82,7 @@ __cold void uffdwp__snapshot_learn(struct uffdwp_snapshot *s)
 		return;
 	if (look_at_marker(pagemap, s->h->features, &entry, &s->can_scan)) {
 		s->has_wp_bit = entry & PM_WP;
-		if (entry & PM_SWAP && entry & PM_WP && entry & PM_FRAME)
+		if (entry & PM_SWAP && s->has_wp_bit && entry & PM_FRAME)
 			s->marker = entry & ~PM_SOFT_DIRTY;
 	}
 	uffdwp__sys_close(pagemap);

@@ -32,6 +32,7 @@ __cold static size_t books_bytes(const struct uffdwp__staging *st)
 
 __cold static void init_books(struct uffdwp__staging *st, void *books)
 {
+	uffdwp__sys_populate(books, st->books_size);
 	st->node = books;
 	st->free = (_Atomic uint64_t *)(st->node + st->units);
 	st->left = (_Atomic uint32_t *)(st->free + (st->chunks + 63) / 64);

@@ -301,9 +301,17 @@ __cold void *uffdwp__sys_alloc_staging(size_t size)
 		return NULL;
 	madvise(p, size, MADV_DONTFORK);
 	madvise(p, size, MADV_HUGEPAGE);
-	for (size_t i = 0; i < size; i += 4096)
-		*(volatile char *)(p + i) = 0;
+	uffdwp__sys_populate(p, size);
 	return p;
+}
+
+/* Linux before 5.14 has no call for it, and what is made here is small. */
+__cold void uffdwp__sys_populate(void *p, size_t size)
+{
+	volatile char *at = p;
+
+	for (size_t i = 0; i < size; i += 4096)
+		at[i] = at[i];
 }
 
 __cold void uffdwp__sys_free(void *p, size_t size)

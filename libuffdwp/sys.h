@@ -50,7 +50,8 @@ void *uffdwp__sys_alloc(size_t size); /* zeroed pages, not from malloc; NULL if 
 void *uffdwp__sys_alloc_zeros(size_t size); /* only to be read */
 void uffdwp__sys_free(void *p, size_t size);
 int uffdwp__sys_wipe_on_fork(void *p, size_t size);
-void *uffdwp__sys_alloc_staging(size_t size); /* populated, not inherited by children */
+void *uffdwp__sys_alloc_staging(size_t size);	 /* populated, not inherited by children */
+void uffdwp__sys_populate(void *p, size_t size); /* of ours, for writing */
 int uffdwp__sys_populate_read(void *p, size_t size);
 int uffdwp__sys_discard(void *p, size_t size, bool remove);
 int64_t uffdwp__sys_read_process(int pid, uint64_t addr, void *buf, size_t len);

@@ -373,6 +373,71 @@ static void thp_whole(struct live *t)
 	snap_close(&c);
 }
 
+/* ---- Kernels without markers, regions with missing faults ---- */
+
+/* As before 6.4: what was never there is populated, and then protected. */
+static void populated(struct live *t)
+{
+	struct uffdwp_opts ho = { .masked = UFFDWP_FEATURE_WP_UNPOPULATED | UFFDWP_FEATURE_WP_ASYNC,
+				  .threads = 2 };
+	struct uffdwp_snapshot_opts o = { 0 };
+	struct uffdwp_info info;
+	struct snap c = { .t = t, .mode = &snap_modes[SNAP_COW_THREADS], .seed = t->seed };
+
+	live_fill(t->mem.addr, t->mem.size / 2, t->seed);
+	c.h = live_open_opts(&ho);
+	live_info(c.h, &info);
+	CHECK_EQ(info.populates, 1);
+	c.r = live_region(t, c.h, UFFDWP_MODE_WP, 1, NULL, NULL);
+	c.shadow = malloc(t->mem.size);
+	CHECK(c.shadow);
+	snap_new(&c, &o);
+	CHECK_EQ(uffdwp_snapshot_arm(c.s), 0);
+	live_store(t->mem.addr + t->page, 1);
+	snap_hold(&c);
+	for (size_t i = 0; i < t->pages; i += 3)
+		live_store(t->mem.addr + i * t->page, i);
+	snap_go(&c);
+	snap_check_complete(&c);
+	snap_close(&c);
+}
+
+static int place(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	return uffdwp_copy(r, f->addr, (char *)ctx + f->offset, f->len, 0, NULL);
+}
+
+/* What is missing at the seal is whatever its operation places. */
+static void missing(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .missing = place };
+	struct uffdwp_opts ho = { .threads = 2 };
+	struct uffdwp_snapshot_opts o = { 0 };
+	struct snap c = { .t = t, .mode = &snap_modes[SNAP_COW_THREADS], .seed = t->seed };
+	char *source = aligned_alloc(t->page, t->mem.size);
+
+	CHECK(source);
+	live_fill(source, t->mem.size, t->seed);
+	c.h = live_open_opts(&ho);
+	c.r = live_region(t, c.h, UFFDWP_MODE_WP | UFFDWP_MODE_MISSING, 1, &ops, source);
+	c.shadow = malloc(t->mem.size);
+	CHECK(c.shadow);
+	snap_new(&c, &o);
+	CHECK_EQ(uffdwp_snapshot_arm(c.s), 0);
+	live_store(t->mem.addr, 1);
+	memcpy(c.shadow, source, t->mem.size);
+	live_store(c.shadow, 1);
+	atomic_store(&c.sink.gate, 1);
+	CHECK_EQ(uffdwp_snapshot_seal(c.s), 0);
+	live_store(t->mem.addr, 2);
+	live_store(t->mem.addr + 3 * t->page, 2);
+	snap_go(&c);
+	snap_check_complete(&c);
+	CHECK_EQ(live_load(t->mem.addr + 3 * t->page), 2);
+	snap_close(&c);
+	free(source);
+}
+
 /* ---- Fork ---- */
 
 static void forked(struct live *t, int mode)
@@ -382,9 +447,6 @@ static void forked(struct live *t, int mode)
 	int status;
 	pid_t pid;
 
-#ifdef LIVE_TSAN
-	live_skip("ThreadSanitizer can not have threads in the fork of a process that has some");
-#endif
 	begin(&c, t, mode, 0, false);
 	CHECK_EQ(uffdwp_snapshot_arm(c.s), 0);
 	snap_hold(&c);
@@ -539,6 +601,8 @@ static const struct live_case cases[] = {
 	ROW(regions, KINDS_ALL, 0),
 	ROW(thp_pages, BIT(MEM_THP), 0),
 	ROW(thp_whole, BIT(MEM_THP), 0),
+	ROW(populated, KINDS_ANON, 0),
+	ROW(missing, KINDS_ALL, 0),
 	ROW(forked_cow, KINDS_ALL, 0),
 	ROW(forked_async, KINDS_ALL, 0),
 	ROW(tracked_cow, KINDS_ALL, 0),

@@ -35,6 +35,7 @@ enum bench_place {
 };
 
 #define BENCH_WRITERS_MAX 64u
+#define BENCH_SIZES_MAX 16u
 #define BENCH_ROUNDS_MIN 7u
 #define BENCH_ROUNDS_MAX 1001u
 
@@ -45,7 +46,8 @@ struct bench_opts {
 	unsigned int writers[BENCH_WRITERS_MAX]; /* the counts to measure with */
 	size_t nwriters;
 	unsigned int mem; /* mask of enum mem_kind */
-	size_t size;
+	size_t sizes[BENCH_SIZES_MAX];
+	size_t nsizes;
 	unsigned int rounds;
 	const char *cases; /* comma-separated parts of case names, or NULL for every case */
 	bool copy;	   /* the handler's work: copy the page away, or nothing */
@@ -57,6 +59,10 @@ struct bench_cmd {
 	const char *name;
 	const char *summary;
 	int (*run)(const struct bench_opts *o); /* an EXIT_ value */
+	/* What it measures unless told otherwise: writers counts from one. */
+	unsigned int mem;
+	size_t size;
+	unsigned int writers;
 };
 
 extern const struct bench_cmd bench_fault;
@@ -66,6 +72,15 @@ const char *bench_place_name(enum bench_place place);
 
 /* True if the --cases filter wants it. */
 bool bench_wants(const struct bench_opts *o, const char *name);
+/* As many hugepages as the largest contest needs, if one does. */
+void bench_reserve_hugepages(const struct bench_opts *o);
+/* No case was left by the options: says so, EXIT_MISUSE. */
+int bench_no_case(const struct bench_opts *o);
+
+/* The harness itself failed: says what and errno, ends with EXIT_HARNESS. */
+_Noreturn void die(const char *what, int error);
+/* Nanoseconds of the monotonic clock. */
+double bench_now(void);
 
 /* ---- cpus.c ---- */
 
@@ -75,6 +90,26 @@ bool bench_wants(const struct bench_opts *o, const char *name);
 int cpus_allowed(const int **cpus);
 /* The i-th of them, starting again after the last. */
 int cpus_nth(unsigned int i);
+/* Those that served at least one thing of twenty, in words: less is the scheduler's accident. */
+void cpus_name(const unsigned long served[BENCH_CPUS_MAX], char *out, size_t size);
+
+/* ---- rounds.c ---- */
+
+#define ROUNDS_SIDES_MAX 12
+#define ROUNDS_FIGURES_MAX 8
+#define ROUNDS_TURNS_MAX 8
+
+struct rounds {
+	unsigned int sides, figures, rounds;
+	unsigned int turns; /* of each side in a round; their medians are the round's figures */
+	void (*turn)(void *ctx, unsigned int side, bool counted, double *figures);
+	void *ctx;
+	double *value[ROUNDS_SIDES_MAX][ROUNDS_FIGURES_MAX]; /* for each round */
+};
+
+/* Plays them all; the values are there until rounds_free(). */
+void rounds_play(struct rounds *r);
+void rounds_free(struct rounds *r);
 
 /* ---- report.c ---- */
 

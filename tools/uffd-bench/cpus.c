@@ -4,6 +4,7 @@
  * bench under taskset(1) or in a cpuset measures what was meant.
  */
 #include <sched.h>
+#include <stdio.h>
 
 #include "bench.h"
 
@@ -37,4 +38,23 @@ int cpus_nth(unsigned int i)
 	unsigned int n = (unsigned int)cpus_allowed(NULL);
 
 	return list[i % n];
+}
+
+void cpus_name(const unsigned long served[BENCH_CPUS_MAX], char *out, size_t size)
+{
+	unsigned long sum = 0, used = 0;
+	size_t at = 0;
+
+	for (int cpu = 0; cpu < BENCH_CPUS_MAX; cpu++)
+		sum += served[cpu];
+	out[0] = '\0';
+	for (int cpu = 0; cpu < BENCH_CPUS_MAX; cpu++) {
+		if (served[cpu] == 0 || served[cpu] * 20 < sum)
+			continue;
+		used++;
+		if (at < size)
+			at += (size_t)snprintf(out + at, size - at, "%s%d", at ? "," : "", cpu);
+	}
+	if (at >= size || used > 4)
+		snprintf(out, size, "%lu CPUs", used);
 }

@@ -157,21 +157,6 @@ static void name_side(const struct contest *c, unsigned int i, bool place, char 
 										: "");
 }
 
-static void name_writers(const struct writers *w, char *out, size_t size)
-{
-	unsigned int ncpus = (unsigned int)cpus_allowed(NULL);
-	size_t at = 0;
-
-	if (w->unpinned) {
-		snprintf(out, size, "any");
-		return;
-	}
-	for (unsigned int i = 0; i < w->count && i < ncpus && at < size; i++)
-		at += (size_t)snprintf(out + at, size - at, "%s%d", at ? "," : "", cpus_nth(i));
-	if (at >= size)
-		snprintf(out, size, "%u CPUs", w->count < ncpus ? w->count : ncpus);
-}
-
 static void print_row(const struct chosen *ch, const struct contest *c, unsigned int peer,
 		      const struct target *target, const char *prefix)
 {
@@ -182,9 +167,9 @@ static void print_row(const struct chosen *ch, const struct contest *c, unsigned
 			   .serve = bench_serve_name(ch->fc->serve),
 			   .peer = label,
 			   .unit = "ns/page",
-			   .ours = c->ns[0],
-			   .theirs = c->ns[peer],
-			   .rounds = c->rounds,
+			   .ours = c->play.value[0][0],
+			   .theirs = c->play.value[peer][0],
+			   .rounds = c->play.rounds,
 			   .target = target->text,
 			   .limit = target->limit,
 			   .writers_on = on,
@@ -193,7 +178,7 @@ static void print_row(const struct chosen *ch, const struct contest *c, unsigned
 
 	name_side(c, peer, ch->fc->placement, name, sizeof(name));
 	snprintf(label, sizeof(label), "%s%s", prefix, name);
-	name_writers(w, on, sizeof(on));
+	writers_name(w, on, sizeof(on));
 	report_row(&row, ch->o->json);
 }
 
@@ -203,13 +188,13 @@ static unsigned int best_fixed(const struct contest *c)
 	double values[BENCH_ROUNDS_MAX], best = 0;
 	unsigned int found = 0;
 
-	for (unsigned int i = 1; i < c->sides; i++) {
+	for (unsigned int i = 1; i < c->play.sides; i++) {
 		double median;
 
 		if (c->side[i].place == PLACE_FOLLOW)
 			continue;
-		memcpy(values, c->ns[i], c->rounds * sizeof(*values));
-		median = spread_of(values, c->rounds).median;
+		memcpy(values, c->play.value[i][0], c->play.rounds * sizeof(*values));
+		median = spread_of(values, c->play.rounds).median;
 		if (found == 0 || median < best) {
 			best = median;
 			found = i;
@@ -241,7 +226,7 @@ static void print_contest(const struct chosen *ch, const struct contest *c)
 {
 	static const struct target best_limit = { 1.2, "<=1.2" };
 
-	for (unsigned int i = 1; i < c->sides; i++)
+	for (unsigned int i = 1; i < c->play.sides; i++)
 		print_row(ch, c, i, c->target[i], "");
 	if (ch->fc->placement)
 		print_row(ch, c, best_fixed(c), &best_limit, "best: ");
@@ -252,17 +237,17 @@ static void enter_sides(const struct chosen *ch, struct contest *c)
 {
 	for (unsigned int i = 0; i < CONTEST_SIDES_MAX && ch->fc->entrants[i].kind; i++) {
 		const struct entrant *e = &ch->fc->entrants[i];
-		struct side *s = &c->side[c->sides];
+		struct side *s = &c->side[c->play.sides];
 
 		/* With one writer this is what PLACE_PIN_SAME is already. */
 		if (e->place == PLACE_PIN_ONE && ch->writers == 1)
 			continue;
-		c->target[c->sides++] = &e->target;
+		c->target[c->play.sides++] = &e->target;
 		s->kind = e->kind;
 		s->place = place_of(e, ch->o);
 		s->run = i == 0 ? ch->fc->run : 0;
 	}
-	c->rounds = ch->o->rounds;
+	c->play.rounds = ch->o->rounds;
 }
 
 static int run_contest(const struct chosen *ch, struct arena *a)
@@ -270,7 +255,8 @@ static int run_contest(const struct chosen *ch, struct arena *a)
 	uint32_t *order = writers_order(a->pages, ch->writers, ch->random);
 	struct writers w = { .count = ch->writers,
 			     .unpinned = ch->fc->crowd != CROWD_PINNED,
-			     .order = order };
+			     .order = order,
+			     .pages = a->pages };
 	struct contest *c = calloc(1, sizeof(*c));
 	char reason[256] = "";
 	int err;
@@ -345,7 +331,8 @@ static int visit_cases(const struct bench_opts *o, enum mem_kind mem, struct are
 	return worst;
 }
 
-static int run_on_memory(const struct bench_opts *o, enum mem_kind mem, unsigned int *seen)
+static int run_on_memory(const struct bench_opts *o, enum mem_kind mem, size_t size,
+			 unsigned int *seen)
 {
 	char title[128];
 	struct arena *a;
@@ -353,7 +340,7 @@ static int run_on_memory(const struct bench_opts *o, enum mem_kind mem, unsigned
 
 	if (o->list)
 		return visit_cases(o, mem, NULL, seen);
-	a = arena_new(mem, o->size, o->copy, &err);
+	a = arena_new(mem, size, o->copy, &err);
 	if (!a) {
 		fprintf(stderr, "uffd-bench: %s memory: %s\n", mem_name(mem), strerror(-err));
 		return EXIT_UNSUPPORTED;
@@ -366,12 +353,16 @@ static int run_on_memory(const struct bench_opts *o, enum mem_kind mem, unsigned
 	return result;
 }
 
-static void reserve_hugepages(const struct bench_opts *o)
+static int run_on_sizes(const struct bench_opts *o, enum mem_kind mem, unsigned int *seen)
 {
-	unsigned int hugetlb = 1u << MEM_HUGETLB_SHARED | 1u << MEM_HUGETLB_PRIVATE;
+	int worst = EXIT_MEASURED;
 
-	if ((o->mem & hugetlb) && !o->list && mem_hugepages_reserve(o->size + (4UL << 20)))
-		fprintf(stderr, "uffd-bench: no hugepages could be reserved\n");
+	for (size_t i = 0; i < (o->list ? 1 : o->nsizes); i++) {
+		int result = run_on_memory(o, mem, o->sizes[i], seen);
+
+		worst = result > worst ? result : worst;
+	}
+	return worst;
 }
 
 static int run(const struct bench_opts *o)
@@ -379,10 +370,10 @@ static int run(const struct bench_opts *o)
 	int worst = EXIT_MEASURED;
 	unsigned int seen = 0;
 
-	reserve_hugepages(o);
+	bench_reserve_hugepages(o);
 	for (unsigned int kind = 0; kind < MEM_KINDS; kind++)
 		if (o->mem & 1u << kind) {
-			int result = run_on_memory(o, (enum mem_kind)kind, &seen);
+			int result = run_on_sizes(o, (enum mem_kind)kind, &seen);
 
 			worst = result > worst ? result : worst;
 		}
@@ -392,15 +383,14 @@ static int run(const struct bench_opts *o)
 		seen++;
 		worst = result > worst ? result : worst;
 	}
-	if (seen == 0 && worst == EXIT_MEASURED) {
-		fprintf(stderr, "uffd-bench: no case has a name with '%s' in it\n", o->cases);
-		return EXIT_MISUSE;
-	}
-	return worst;
+	return seen == 0 && worst == EXIT_MEASURED ? bench_no_case(o) : worst;
 }
 
 const struct bench_cmd bench_fault = {
 	.name = "fault",
 	.summary = "what a write to a protected page costs its writer",
+	.mem = 1u << MEM_ANON,
+	.size = 4UL << 20,
+	.writers = 2,
 	.run = run,
 };

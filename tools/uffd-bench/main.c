@@ -13,6 +13,10 @@
 
 static const struct bench_cmd *const commands[] = { &bench_fault };
 
+/* What --size=all means: 256 MiB, and the double, up to 8 GiB. */
+#define SMALLEST (256UL << 20)
+#define ALL_SIZES 6
+
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
 
 struct word {
@@ -67,6 +71,24 @@ bool bench_wants(const struct bench_opts *o, const char *name)
 	return !o->cases;
 }
 
+void bench_reserve_hugepages(const struct bench_opts *o)
+{
+	unsigned int hugetlb = 1u << MEM_HUGETLB_SHARED | 1u << MEM_HUGETLB_PRIVATE;
+	size_t most = 0;
+
+	for (size_t i = 0; i < o->nsizes; i++)
+		most = o->sizes[i] > most ? o->sizes[i] : most;
+	if ((o->mem & hugetlb) && !o->list && mem_hugepages_reserve(most + (4UL << 20)))
+		fprintf(stderr, "uffd-bench: no hugepages could be reserved\n");
+}
+
+int bench_no_case(const struct bench_opts *o)
+{
+	fprintf(stderr, "uffd-bench: no case for these options%s%s\n",
+		o->cases ? " has a name with any of: " : "", o->cases ? o->cases : "");
+	return EXIT_MISUSE;
+}
+
 static bool parse_word(const struct word *w, const char *text, unsigned int *value)
 {
 	for (; w->name; w++)
@@ -85,20 +107,35 @@ static bool parse_number(const char *text, char **end, unsigned long min, unsign
 	return text[0] >= '0' && text[0] <= '9' && errno == 0 && *value >= min && *value <= max;
 }
 
-static bool parse_size(const char *text, size_t *size)
+static bool parse_size(const char *text, char **end, size_t *size)
 {
 	static const char units[] = "KMG";
 	unsigned long value;
-	char *end;
 	const char *unit;
 
-	if (!parse_number(text, &end, 1, 1UL << 40, &value))
+	if (!parse_number(text, end, 1, 1UL << 40, &value))
 		return false;
-	unit = *end ? strchr(units, *end) : NULL;
-	if (*end && (!unit || end[1]))
-		return false;
+	unit = **end ? strchr(units, **end) : NULL;
+	*end += unit != NULL;
 	*size = value << (unit ? 10 * (unit - units + 1) : 0);
 	return *size >= 1UL << 20 && *size <= 1UL << 40;
+}
+
+static bool parse_sizes(struct bench_opts *o, const char *text)
+{
+	char *end;
+
+	for (o->nsizes = 0; strcmp(text, "all") == 0 && o->nsizes < ALL_SIZES; o->nsizes++)
+		o->sizes[o->nsizes] = SMALLEST << o->nsizes;
+	if (o->nsizes)
+		return true;
+	for (; o->nsizes < BENCH_SIZES_MAX; text = end + 1) {
+		if (!parse_size(text, &end, &o->sizes[o->nsizes++]))
+			return false;
+		if (*end != ',')
+			return *end == '\0';
+	}
+	return false;
 }
 
 static bool parse_writers(struct bench_opts *o, const char *text)
@@ -140,7 +177,8 @@ static void print_help(void)
 	       "                                    pin-one, pin-other, or all to compare them (all)\n"
 	       "  --mem=KIND[,KIND...]|all          anon, thp, shmem, memfd-private, hugetlb,\n"
 	       "                                    hugetlb-private (anon)\n"
-	       "  --size=BYTES                      memory written, with K, M or G (4M)\n"
+	       "  --size=BYTES[,BYTES...]|all       memory watched, with K, M or G (4M);\n"
+	       "                                    all: 256M to 8G\n"
 	       "  --rounds=N                        rounds, at least 7 (7)\n"
 	       "  --work=copy|none                  what a handler does with a page (copy)\n"
 	       "  --cases=TEXT[,TEXT...]            only cases whose name contains one of them\n"
@@ -202,7 +240,7 @@ static bool apply_option(struct bench_opts *o, int opt, const char *arg)
 		o->mem = mem_parse(arg);
 		return o->mem != 0;
 	case OPT_SIZE:
-		return parse_size(arg, &o->size);
+		return parse_sizes(o, arg);
 	case OPT_ROUNDS:
 		return parse_rounds(o, arg);
 	case OPT_WORK:
@@ -256,15 +294,22 @@ static const struct bench_cmd *find_command(const char *name)
 	return NULL;
 }
 
+static void apply_defaults(struct bench_opts *o, const struct bench_cmd *cmd)
+{
+	if (!o->mem)
+		o->mem = cmd->mem;
+	if (!o->nsizes)
+		o->sizes[o->nsizes++] = cmd->size;
+	if (!o->nwriters)
+		for (; o->nwriters < cmd->writers; o->nwriters++)
+			o->writers[o->nwriters] = (unsigned int)o->nwriters + 1;
+}
+
 int main(int argc, char **argv)
 {
 	struct bench_opts o = { .pattern = PATTERN_ALL,
 				.serve = SERVE_ALL,
 				.place = PLACE_ALL,
-				.writers = { 1, 2 },
-				.nwriters = 2,
-				.mem = 1u << MEM_ANON,
-				.size = 4UL << 20,
 				.rounds = BENCH_ROUNDS_MIN,
 				.copy = true };
 	const struct bench_cmd *cmd;
@@ -279,5 +324,6 @@ int main(int argc, char **argv)
 		return misuse("no such command: ", argv[optind]);
 	if (optind + 1 < argc)
 		return misuse("too many arguments: ", argv[optind + 1]);
+	apply_defaults(&o, cmd);
 	return cmd->run(&o);
 }

@@ -54,13 +54,16 @@ static inline void arena_save(struct arena *a, size_t offset)
 struct writers {
 	unsigned int count;
 	bool unpinned;	       /* else writer i is on cpus_nth(i) */
-	const uint32_t *order; /* of all the arena's pages; each writer has its part */
+	const uint32_t *order; /* of the pages that are written; each writer has its part */
+	size_t pages;
 };
 
 /* An order for writers_run(), random within each writer's part; free() it. */
 uint32_t *writers_order(size_t pages, unsigned int count, bool random);
-/* Writes every page once. What a write costs its writer on average, in ns. */
-double writers_run(const struct writers *w, struct arena *a);
+/* Writes value to every page once. What a write costs its writer on average, in ns. */
+double writers_run(const struct writers *w, const struct mem *m, uint64_t value);
+/* Their CPUs, in words. */
+void writers_name(const struct writers *w, char *out, size_t size);
 /* The part of n that writer i has. */
 static inline size_t writers_part(size_t n, unsigned int i, unsigned int count)
 {
@@ -128,12 +131,9 @@ struct poller {
 void poller_start(struct poller *p, const struct side *s);
 void poller_stop(struct poller *p);
 
-/* The harness itself failed: says what and errno, ends with EXIT_HARNESS. */
-_Noreturn void die(const char *what, int error);
-
 /* ---- contest.c ---- */
 
-#define CONTEST_SIDES_MAX 12
+#define CONTEST_SIDES_MAX ROUNDS_SIDES_MAX
 
 struct target {
 	double limit;
@@ -143,9 +143,8 @@ struct target {
 struct contest {
 	struct side side[CONTEST_SIDES_MAX];
 	const struct target *target[CONTEST_SIDES_MAX]; /* of the first side against this one */
-	unsigned int sides, rounds;
-	double *ns[CONTEST_SIDES_MAX];	/* a page, for each round */
-	char on[CONTEST_SIDES_MAX][16]; /* the CPUs that served, in words */
+	struct rounds play;				/* of one figure: ns a page */
+	char on[CONTEST_SIDES_MAX][16];			/* the CPUs that served, in words */
 	unsigned long served[CONTEST_SIDES_MAX][BENCH_CPUS_MAX];
 	struct uffdwp_stats stats; /* of the first side */
 };

@@ -3,6 +3,7 @@
  * The threads whose writes fault. Each has its own part of the pages, so that every write is the
  * first to its page, and times itself from the common start to its own last page.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -11,13 +12,14 @@
 struct writer {
 	pthread_t thread;
 	pthread_barrier_t *start;
-	struct arena *arena;
+	const struct mem *mem;
 	const uint32_t *order;
 	size_t pages;
+	uint64_t value;
 	double ns;
 };
 
-static double now(void)
+double bench_now(void)
 {
 	struct timespec t;
 
@@ -34,19 +36,18 @@ static void store(char *page, size_t page_size, uint64_t value)
 static void *write_pages(void *arg)
 {
 	struct writer *w = arg;
-	struct arena *a = w->arena;
+	const struct mem *m = w->mem;
 	double begin;
 
 	pthread_barrier_wait(w->start);
-	begin = now();
+	begin = bench_now();
 	for (size_t i = 0; i < w->pages; i++)
-		store(a->mem.addr + w->order[i] * a->mem.page_size, a->mem.page_size,
-		      a->generation);
-	w->ns = now() - begin;
+		store(m->addr + w->order[i] * m->page_size, m->page_size, w->value);
+	w->ns = bench_now() - begin;
 	return NULL;
 }
 
-double writers_run(const struct writers *ws, struct arena *a)
+double writers_run(const struct writers *ws, const struct mem *m, uint64_t value)
 {
 	struct writer w[BENCH_WRITERS_MAX];
 	pthread_barrier_t start;
@@ -54,12 +55,14 @@ double writers_run(const struct writers *ws, struct arena *a)
 
 	pthread_barrier_init(&start, NULL, ws->count);
 	for (unsigned int i = 0; i < ws->count; i++) {
-		size_t from = writers_part(a->pages, i, ws->count);
-		size_t to = writers_part(a->pages, i + 1, ws->count);
+		size_t from = writers_part(ws->pages, i, ws->count);
+		size_t to = writers_part(ws->pages, i + 1, ws->count);
 
-		w[i] = (struct writer){
-			.start = &start, .arena = a, .order = ws->order + from, .pages = to - from
-		};
+		w[i] = (struct writer){ .start = &start,
+					.mem = m,
+					.order = ws->order + from,
+					.pages = to - from,
+					.value = value };
 		thread_start(&w[i].thread, ws->unpinned ? -1 : cpus_nth(i), write_pages, &w[i]);
 	}
 	for (unsigned int i = 0; i < ws->count; i++) {
@@ -67,7 +70,22 @@ double writers_run(const struct writers *ws, struct arena *a)
 		sum += w[i].ns;
 	}
 	pthread_barrier_destroy(&start);
-	return sum / (double)a->pages;
+	return sum / (double)ws->pages;
+}
+
+void writers_name(const struct writers *w, char *out, size_t size)
+{
+	unsigned int ncpus = (unsigned int)cpus_allowed(NULL);
+	size_t at = 0;
+
+	if (w->unpinned) {
+		snprintf(out, size, "any");
+		return;
+	}
+	for (unsigned int i = 0; i < w->count && i < ncpus && at < size; i++)
+		at += (size_t)snprintf(out + at, size - at, "%s%d", at ? "," : "", cpus_nth(i));
+	if (at >= size)
+		snprintf(out, size, "%u CPUs", w->count < ncpus ? w->count : ncpus);
 }
 
 /* The same numbers in every run, so that two runs write in the same order. */

@@ -14,9 +14,10 @@
 #include "sys.h"
 #include "util.h"
 
-#define VEC 512	 /* ranges a scan */
-#define LOOK 512 /* pagemap entries a read */
-#define PM_WP 57 /* of a pagemap entry: protected (5.14) */
+#define VEC 512			     /* ranges a scan */
+#define SCAN_MAX (UINT64_C(1) << 20) /* pages a scan: while it lasts, mmap(2) waits */
+#define LOOK 512		     /* pagemap entries a read */
+#define PM_WP 57		     /* of a pagemap entry: protected (5.14) */
 #define PM_PRESENT 63
 /* With these, what is not there any more is told by an event. */
 #define TOLD (UFFDWP_FEATURE_EVENT_REMAP | UFFDWP_FEATURE_EVENT_UNMAP)
@@ -57,6 +58,12 @@ __cold static int make_marks(struct uffdwp__layer *l)
 	l->pages = l->r->size >> l->r->shift;
 	l->marks_size = (l->pages + 63) / 64 * sizeof(uint64_t);
 	l->marks = uffdwp__sys_alloc(l->marks_size);
+	if (is_async(l->r)) {
+		l->blocks_size = (l->pages / UFFDWP__BLOCK / 64 + 1) * sizeof(uint64_t);
+		l->blocks = uffdwp__sys_alloc(l->blocks_size);
+		if (!l->blocks)
+			return -ENOMEM;
+	}
 	if (l->r->h->features & UFFDWP_FEATURE_EVENT_REMOVE) {
 		l->anonymous = l->r->h->source != UFFDWP_SOURCE_ADOPTED &&
 			       uffdwp__sys_is_anonymous(l->r->addr) == 1;
@@ -73,8 +80,9 @@ __cold static void layer_free(struct uffdwp__layer *l)
 		uffdwp__sys_close(l->pagemap);
 	uffdwp__sys_free((void *)l->marks, l->marks_size);
 	uffdwp__sys_free((void *)l->suspects, l->marks_size);
+	uffdwp__sys_free((void *)l->blocks, l->blocks_size);
 	l->pagemap = -1;
-	l->marks = l->suspects = NULL;
+	l->marks = l->suspects = l->blocks = NULL;
 }
 
 /* What faults take along, by the layers that are there; under the lock. */
@@ -279,6 +287,38 @@ static uint64_t take_marks(struct uffdwp__layer *l, uint64_t i, uint64_t end, bo
 	return found;
 }
 
+/* Whether there may be marks in block b; if all of it is taken, it has none from here on. */
+static bool take_block(struct uffdwp__layer *l, uint64_t b, bool whole)
+{
+	uint64_t bit = UINT64_C(1) << (b % 64);
+
+	if (!(atomic_load_explicit(&l->blocks[b / 64], memory_order_acquire) & bit))
+		return false;
+	/* Pairs with uffdwp__layer_mark(): the marks of who set the bit are seen. */
+	if (whole)
+		atomic_fetch_and_explicit(&l->blocks[b / 64], ~bit, memory_order_acquire);
+	return true;
+}
+
+/* The same for memory that seldom has marks. */
+static void take_blocks(struct uffdwp__layer *l, uint64_t i, uint64_t end, bool take, uint64_t base,
+			uint64_t *bits)
+{
+	for (uint64_t stop; i < end; i = stop) {
+		stop = min_u64((i / UFFDWP__BLOCK + 1) * UFFDWP__BLOCK, end);
+		if (take_block(l, i / UFFDWP__BLOCK, take && stop - i == UFFDWP__BLOCK))
+			take_marks(l, i, stop, take, base, bits);
+	}
+}
+
+static bool has_marks(const struct uffdwp__layer *l, uint64_t i, uint64_t end)
+{
+	for (uint64_t b = i / UFFDWP__BLOCK; b <= (end - 1) / UFFDWP__BLOCK; b++)
+		if (atomic_load_explicit(&l->blocks[b / 64], memory_order_relaxed) >> (b % 64) & 1)
+			return true;
+	return false;
+}
+
 /* ---- Suspects ---- */
 
 /* Whether a page that may have been discarded can still not change unseen. */
@@ -442,11 +482,65 @@ static int collect_kernel(struct uffdwp__layer *l, uint64_t first, uint64_t end,
 	/* In whole pages: of one that was scanned in part, what was found counts. */
 	*looked = (addr - uffdwp__addr_of(r, first)) >> r->shift;
 	if (!err)
-		take_marks(l, first, first + *looked, take, base, bits);
+		take_blocks(l, first, first + *looked, take, base, bits);
 	pthread_mutex_unlock(stripe);
 	if (!err && r->h->source == UFFDWP_SOURCE_ADOPTED)
 		err = has_memory(l);
 	return err == -EPERM ? -ENOENT : err; /* memory of another kind is there now */
+}
+
+/*
+ * A layer whose marks are the kernel's alone, which no other layer shares while this reader section
+ * lasts: nothing is left to do between the kernel's answer and the caller.
+ */
+static bool is_plain(const struct uffdwp__layer *l, uint64_t first, uint64_t end)
+{
+	return l->blocks && l->r->page_size == uffdwp__sys_page_size() &&
+	       l->r->h->source != UFFDWP_SOURCE_ADOPTED && !uffdwp__layer_shared(l) &&
+	       !atomic_load_explicit(&l->suspicious, memory_order_acquire) &&
+	       !has_marks(l, first, end);
+}
+
+/* Ranges of addresses into pages. */
+static void to_pages(struct uffdwp__page_region *v, int n, const struct uffdwp_region *r,
+		     uint64_t first, uint64_t addr)
+{
+	for (int i = 0; i < n; i++) {
+		v[i].start = first + ((v[i].start - addr) >> r->shift);
+		v[i].end = first + ((v[i].end - addr) >> r->shift);
+	}
+}
+
+int uffdwp__layer_scan(struct uffdwp__layer *l, uint64_t first, uint64_t end, uint64_t max,
+		       bool take, struct uffdwp__page_region *v, uint64_t nv, uint64_t *next)
+{
+	struct uffdwp_region *r = l->r;
+	unsigned int phase = uffdwp__enter(r->h);
+	struct uffdwp__scan a = { .size = sizeof(a),
+				  .flags = UFFDWP__SCAN_CHECK_WPASYNC |
+					   (take ? UFFDWP__SCAN_WP_MATCHING : 0),
+				  .vec = (uintptr_t)v,
+				  .vec_len = nv,
+				  .max_pages = min_u64(max, UFFDWP__COLLECT_MAX),
+				  .category_mask = UFFDWP__PAGE_IS_WRITTEN,
+				  .return_mask = UFFDWP__PAGE_IS_WRITTEN };
+	uint64_t i, stop;
+	int n = -EAGAIN;
+
+	*next = end;
+	if (!next_part(r, first, &i, &stop) || i >= end) {
+		n = 0;
+	} else if (is_plain(l, i, stop = min_u64(min_u64(stop, end), i + SCAN_MAX))) {
+		a.start = uffdwp__addr_of(r, i);
+		a.end = uffdwp__addr_of(r, stop);
+		n = uffdwp__sys_pagemap_scan(l->pagemap, &a);
+		*next = i + ((a.walk_end - a.start) >> r->shift);
+		if (n < 0 || *next == i)
+			n = -EAGAIN;
+		to_pages(v, n, r, i, a.start);
+	}
+	uffdwp__leave(r->h, phase);
+	return n;
 }
 
 /* ---- Both ---- */

@@ -4,6 +4,7 @@
 #define UFFDWP_COLLECT_H
 
 #include "layer.h"
+#include "uapi.h"
 
 /* Most pages that one collect looks at, and the words that have a bit for each. */
 #define UFFDWP__COLLECT_MAX 65536
@@ -40,6 +41,14 @@ int uffdwp__layer_protect(struct uffdwp__layer *l, uint64_t first, uint64_t n, b
  */
 int uffdwp__layer_collect(struct uffdwp__layer *l, uint64_t first, uint64_t n, uint64_t max,
 			  bool take, uint64_t *bits, uint64_t *looked);
+
+/*
+ * The same straight from the kernel, where nothing is to be put together: the pages written as up to nv
+ * runs in v, from start to before end. How many; *next: where it stopped, which is after first. -EAGAIN: not
+ * possible for these pages now, nothing was done.
+ */
+int uffdwp__layer_scan(struct uffdwp__layer *l, uint64_t first, uint64_t end, uint64_t max,
+		       bool take, struct uffdwp__page_region *v, uint64_t nv, uint64_t *next);
 
 /* Goes on with pages that write() had put off: marks, release. */
 void uffdwp__layer_resume(struct uffdwp__layer *l, uint64_t first, uint64_t n);

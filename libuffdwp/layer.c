@@ -22,8 +22,18 @@ static void set_bits(_Atomic uint64_t *w, uint64_t first, uint64_t n)
 
 void uffdwp__layer_mark(struct uffdwp__layer *l, uint64_t first, uint64_t n)
 {
-	if (first < l->pages)
-		set_bits(l->marks, first, min_u64(n, l->pages - first));
+	if (first >= l->pages)
+		return;
+	n = min_u64(n, l->pages - first);
+	set_bits(l->marks, first, n);
+	/*
+	 * Always, and after the marks: pairs with take_block(). Whoever clears the bit after this sees the
+	 * marks, and if it was cleared before, it is set again.
+	 */
+	for (uint64_t b = first / UFFDWP__BLOCK; l->blocks && b <= (first + n - 1) / UFFDWP__BLOCK;
+	     b++)
+		atomic_fetch_or_explicit(&l->blocks[b / 64], UINT64_C(1) << (b % 64),
+					 memory_order_release);
 }
 
 void uffdwp__layers_mark(struct uffdwp_region *r, uint64_t first, uint64_t n)

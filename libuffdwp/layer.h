@@ -47,10 +47,14 @@ struct uffdwp__layer {
 	void (*event)(struct uffdwp__layer *l, const struct uffdwp_event *e);
 	uint64_t pages;		     /* in the region */
 	_Atomic uint64_t *marks;     /* one bit a page, the lowest first */
+	_Atomic uint64_t *blocks;    /* async: one bit for so many pages, where marks may be */
 	_Atomic uint64_t *suspects;  /* the same, only with EVENT_REMOVE */
 	_Atomic uint32_t suspicious; /* 1: there is a suspect */
 	size_t marks_size;	     /* bytes of each */
+	size_t blocks_size;
 };
+
+#define UFFDWP__BLOCK 4096 /* pages */
 
 /* In a reader section: delivers BUSY pages to all layers, and marks them. 0 or UFFDWP_LATER. */
 int uffdwp__layers_write(struct uffdwp_region *r, uint64_t first, uint64_t n,

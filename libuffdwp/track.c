@@ -17,6 +17,8 @@
 #include "sys.h"
 #include "util.h"
 
+#define RUNS 512 /* of pages, that the kernel tells at once */
+
 struct uffdwp_track {
 	struct uffdwp *h;
 	uint64_t granule;
@@ -341,6 +343,58 @@ static void give_out(struct report *p, uint64_t base, const uint64_t *bits, uint
 
 /* ---- Collecting ---- */
 
+/* Gives out runs of pages; *next: where it stopped, else unchanged. What is left is marked again. */
+static void give_runs(struct report *p, const struct uffdwp__page_region *v, int n, uint64_t *next)
+{
+	for (int i = 0; i < n; i++) {
+		uint64_t got = add(p, v[i].start, v[i].end);
+
+		if (likely(got == v[i].end - v[i].start))
+			continue;
+		*next = v[i].start + got;
+		for (; p->take && i < n; i++, got = 0)
+			uffdwp__layer_mark(p->l, v[i].start + got, v[i].end - v[i].start - got);
+		return;
+	}
+}
+
+/* Pages until the bound of the query, which is not reached yet. */
+static uint64_t pages_left(const struct report *p)
+{
+	uint64_t done = p->q->bytes + ((p->run_end - p->run) << p->l->r->shift);
+
+	return ((p->q->max - done - 1) >> p->l->r->shift) + 1;
+}
+
+/* Most ranges that are still wanted: one may be pending. */
+static uint64_t runs_left(const struct report *p)
+{
+	uint64_t left = p->q->nranges - p->q->filled - (p->run < p->run_end);
+
+	return p->q->ranges && left < RUNS ? left + !left : RUNS;
+}
+
+/*
+ * False: not possible for these pages, with this granule, now. Only a callback can stop early without
+ * telling before.
+ */
+static bool scan_pages(struct report *p, uint64_t i, uint64_t end, uint64_t max, uint64_t *next)
+{
+	struct uffdwp__page_region v[RUNS];
+	int n;
+
+	if (p->l->granule > 1)
+		return false;
+	if (!p->q->range)
+		max = UINT64_MAX;
+	if (p->q->max)
+		max = min_u64(max, pages_left(p));
+	n = uffdwp__layer_scan(p->l, i, end, max, p->take, v, runs_left(p), next);
+	if (n > 0)
+		give_runs(p, v, n, next);
+	return n >= 0;
+}
+
 /*
  * What may stop early is given little at first: pages taken in vain are protected, and marked, for nothing.
  */
@@ -372,6 +426,10 @@ static int collect_pages(struct report *p, uint64_t i, uint64_t end, uint64_t *n
 			if (!(i & (granule - 1)))
 				break;
 			stop = min_u64(end, (i | (granule - 1)) + 1);
+		}
+		if (scan_pages(p, i, stop, max, next)) {
+			max = max < UINT64_MAX / 4 ? max * 4 : max;
+			continue;
 		}
 		err = uffdwp__layer_collect(p->l, i, stop - i, max, p->take, bits, &looked);
 		give_out(p, i, bits, looked, next);

@@ -32,6 +32,7 @@ async="track --mem=anon --mode=async --size=8M --bounces=12 --watchdog=8"
 marks="track --mem=anon --mode=sync,sigbus --size=8M --bounces=24 --watchdog=8"
 discards="tests/live/track_memory discard/async"
 granules="tests/live/track_api granule-rest"
+stops="tests/live/track_api stopped/async"
 both="tests/live/track_snapshot PRE_ASYNC"
 holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --watchdog=8"
 
@@ -70,6 +71,10 @@ hugetlb-hole|libuffdwp/call.c|discards|discarded hugepages are not protected|/^s
 layer-given|libuffdwp/collect.c|both|what one layer takes from the kernel the other is not given|s/if (s->take && uffdwp__layer_shared(s->l))/if (0)/
 granule-late|libuffdwp/fault.c|marks|the rest of a granule is released after its writer|s/^\t\tif (unlikely(granule > 1))/\t\tuffdwp__deliver(r, page, *n, \&f, s->st);\n&/; s/^\t\tuffdwp__deliver(r, page, \*n, &f, s->st);//
 granule-rest|libuffdwp/track.c|granules|the rest of a granule that was reported is of the next epoch|s/if (!(i & (granule - 1)))/if (granule)/
+runs-left|libuffdwp/track.c|async|runs that are not wanted any more are forgotten|s/p->take \&\& i < n; i++, got = 0/p->take \&\& 0;/
+runs-end|libuffdwp/collect.c|async|where the scan for runs stopped is ignored|s/^\t\t\*next = i + ((a.walk_end - a.start) >> r->shift);/\t\t*next = stop;/
+runs-peek|libuffdwp/track.c|stops|a peek that stops goes on behind what it leaves out|/^static void give_runs/,/^}/s/^\t\treturn;//
+blocks|libuffdwp/layer.c|async|marks are looked for where they are not|s/first \/ UFFDWP__BLOCK; l->blocks/first \/ UFFDWP__BLOCK + 1; l->blocks/
 peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\tif (s->take)$/\tif (1)/
 END
 }
@@ -105,6 +110,7 @@ command_of() {
 	holes) echo "$holes" ;;
 	discards) echo "$discards" ;;
 	granules) echo "$granules" ;;
+	stops) echo "$stops" ;;
 	both) echo "$both" ;;
 	*) bad "no command $1" ;;
 	esac

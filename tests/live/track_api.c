@@ -129,19 +129,18 @@ static void given_up(struct live *t, enum track_way way)
 	free(dirty);
 }
 
-static void full_array(struct live *t, enum track_way way)
+static void fill_arrays(struct live *t, struct tracked *k, bool look_only, size_t n)
 {
 	struct uffdwp_track_range ranges[4];
 	struct uffdwp_track_query q = { .sz = sizeof(q), .ranges = ranges, .nranges = 4 };
 	unsigned char *dirty = calloc(1, t->pages);
-	struct tracked k;
-	size_t n, sum = 0;
+	size_t sum = 0;
 
 	CHECK(dirty);
-	tracked_begin(&k, t, way, 0);
-	n = write_alternate(&k);
 	do {
-		CHECK_EQ(uffdwp_track_collect(k.track, &q), 0);
+		CHECK_EQ(look_only ? uffdwp_track_peek(k->track, &q)
+				   : uffdwp_track_collect(k->track, &q),
+			 0);
 		CHECK(q.filled <= 4);
 		CHECK_EQ(q.bytes, q.filled * t->page);
 		for (size_t i = 0; i < q.filled; i++) {
@@ -151,10 +150,21 @@ static void full_array(struct live *t, enum track_way way)
 		sum += q.filled;
 	} while (q.resume);
 	CHECK_EQ(sum, n);
-	expect_alternate(&k, dirty, n);
+	expect_alternate(k, dirty, n);
+	free(dirty);
+}
+
+static void full_array(struct live *t, enum track_way way)
+{
+	struct tracked k;
+	size_t n;
+
+	tracked_begin(&k, t, way, 0);
+	n = write_alternate(&k);
+	fill_arrays(t, &k, true, n);
+	fill_arrays(t, &k, false, n);
 	tracked_expect(&k, 0, 0);
 	tracked_close(&k);
-	free(dirty);
 }
 
 static int stop_at_once(struct uffdwp_region *r, uint64_t addr, uint64_t len, void *arg)
@@ -173,10 +183,17 @@ static void stopped(struct live *t, enum track_way way)
 	uint64_t sum = 0;
 	struct uffdwp_track_query q = { .sz = sizeof(q), .range = stop_at_once, .arg = &sum };
 	struct tracked k;
-	size_t n;
+	size_t n, calls = 0;
 
 	tracked_begin(&k, t, way, 0);
 	n = write_alternate(&k);
+	do {
+		CHECK_EQ(uffdwp_track_peek(k.track, &q), 0);
+		calls++;
+	} while (q.resume);
+	CHECK_EQ(calls, n);
+	CHECK_EQ(sum, n * t->page);
+	sum = 0;
 	for (size_t i = 0; i < n; i++) {
 		q.resume = 0;
 		CHECK_EQ(uffdwp_track_collect(k.track, &q), 0);

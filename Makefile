@@ -51,6 +51,10 @@ comma = ,
 
 # Only tools and tests link more than libc; a library that is not used is not linked.
 TOOL_LIBS = $(shell $(PKG_CONFIG) --libs libseccomp 2>/dev/null)
+# A peer of uffd-bench, left out where it is not installed. It is under the GPL, and so is then what is
+# passed on of that program; make SIGSEGV_LIBS= does without.
+SIGSEGV_LIBS := $(shell echo '\#include <sigsegv.h>' | $(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 && \
+	echo -lsigsegv)
 TEST_LIBS = $(shell $(PKG_CONFIG) --libs check 2>/dev/null) $(TOOL_LIBS)
 TEST_CPPFLAGS = $(shell $(PKG_CONFIG) --cflags check 2>/dev/null)
 
@@ -149,6 +153,7 @@ check-run: tests
 
 bench: all
 	$(BUILD)/uffd-bench fault $(BENCH_ARGS)
+	$(BUILD)/uffd-bench track $(BENCH_ARGS)
 
 install: all $(BUILD)/libuffdwp.pc
 	$(Q)set -e; for f in $(INSTALLED); do \
@@ -242,8 +247,10 @@ link = $(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^) $(1
 define tool_rule
 $(BUILD)/$(1): $(call obj,$(wildcard tools/$(1)/*.c) $(COMMON_SRC)) $(STATIC)
 	$$(call say,LD,$$@)
-	$$(call link,$$(TOOL_LIBS))
+	$$(call link,$$(TOOL_LIBS) $$(LIBS_$(1)))
 endef
+LIBS_uffd-bench = $(SIGSEGV_LIBS)
+$(call obj,tools/uffd-bench/tracker-signal.c): ALL_CPPFLAGS += $(if $(SIGSEGV_LIBS),-DHAVE_SIGSEGV)
 $(foreach t,$(TOOLS),$(eval $(call tool_rule,$(t))))
 
 $(EXAMPLE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(STATIC)

@@ -166,6 +166,8 @@ for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
 	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=4M --bounces=$rounds
 	run "uffd-stress track $mem" 90 "$BUILD/uffd-stress" track --mem=$mem --size=4M --bounces=$((rounds * 4))
 done
+# Measures nothing worth to know, but every side has to report what was written, and draws it.
+run "uffd-bench track" 60 "$BUILD/uffd-bench" track --size=2M --plot="$logs/track.svg"
 run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
 
 # They look at sources and at installed files, which a sanitizer does not change. Those left out need a

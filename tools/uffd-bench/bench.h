@@ -21,7 +21,13 @@ enum {
 };
 
 enum bench_pattern { PATTERN_SEQ = 1, PATTERN_RANDOM = 2, PATTERN_ALL = 3 };
-enum bench_serve { SERVE_THREADS = 1, SERVE_CALLER = 2, SERVE_SIGBUS = 4, SERVE_ALL = 7 };
+enum bench_serve {
+	SERVE_THREADS = 1,
+	SERVE_CALLER = 2,
+	SERVE_SIGBUS = 4,
+	SERVE_ASYNC = 8, /* nobody: the kernel notes the write */
+	SERVE_ALL = 15
+};
 
 /* Where the handlers run, against the writers. PLACE_ALL: the default, and all compared. */
 enum bench_place {
@@ -50,6 +56,7 @@ struct bench_opts {
 	size_t nsizes;
 	unsigned int rounds;
 	const char *cases; /* comma-separated parts of case names, or NULL for every case */
+	const char *plot;  /* a file to draw the results into, or NULL */
 	bool copy;	   /* the handler's work: copy the page away, or nothing */
 	bool json;
 	bool list; /* print the cases that the other options choose, and run none */
@@ -63,9 +70,10 @@ struct bench_cmd {
 	unsigned int mem;
 	size_t size;
 	unsigned int writers;
+	bool plots; /* knows --plot */
 };
 
-extern const struct bench_cmd bench_fault;
+extern const struct bench_cmd bench_fault, bench_track;
 
 const char *bench_serve_name(unsigned int serve);
 const char *bench_place_name(enum bench_place place);

@@ -11,7 +11,7 @@
 
 #include "bench.h"
 
-static const struct bench_cmd *const commands[] = { &bench_fault };
+static const struct bench_cmd *const commands[] = { &bench_fault, &bench_track };
 
 /* What --size=all means: 256 MiB, and the double, up to 8 GiB. */
 #define SMALLEST (256UL << 20)
@@ -27,11 +27,9 @@ struct word {
 static const struct word patterns[] = {
 	{ "seq", PATTERN_SEQ }, { "random", PATTERN_RANDOM }, { "all", PATTERN_ALL }, { NULL, 0 }
 };
-static const struct word serves[] = { { "threads", SERVE_THREADS },
-				      { "caller", SERVE_CALLER },
-				      { "sigbus", SERVE_SIGBUS },
-				      { "all", SERVE_ALL },
-				      { NULL, 0 } };
+static const struct word serves[] = { { "threads", SERVE_THREADS }, { "caller", SERVE_CALLER },
+				      { "sigbus", SERVE_SIGBUS },   { "async", SERVE_ASYNC },
+				      { "all", SERVE_ALL },	    { NULL, 0 } };
 static const struct word places[] = {
 	{ "auto", PLACE_AUTO },	      { "sched", PLACE_SCHED },
 	{ "follow", PLACE_FOLLOW },   { "pin-same", PLACE_PIN_SAME },
@@ -171,17 +169,19 @@ static void print_help(void)
 		printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
 	printf("\nOptions:\n"
 	       "  --pattern=seq|random|all          order of the writes (all)\n"
-	       "  --writers=N[,N...]                numbers of writing threads (1,2)\n"
-	       "  --serve=threads|caller|sigbus|all who serves the faults (all)\n"
+	       "  --writers=N[,N...]                numbers of writing threads (fault: 1,2; track: 1)\n"
+	       "  --serve=threads|caller|sigbus|async|all\n"
+	       "                                    who serves the faults (all)\n"
 	       "  --placement=PLACE                 CPUs of the handlers: auto, sched, follow, pin-same,\n"
 	       "                                    pin-one, pin-other, or all to compare them (all)\n"
 	       "  --mem=KIND[,KIND...]|all          anon, thp, shmem, memfd-private, hugetlb,\n"
-	       "                                    hugetlb-private (anon)\n"
-	       "  --size=BYTES[,BYTES...]|all       memory watched, with K, M or G (4M);\n"
-	       "                                    all: 256M to 8G\n"
+	       "                                    hugetlb-private (fault: anon; track: anon,thp)\n"
+	       "  --size=BYTES[,BYTES...]|all       memory watched, with K, M or G (fault: 4M;\n"
+	       "                                    track: 256M); all: 256M to 8G\n"
 	       "  --rounds=N                        rounds, at least 7 (7)\n"
 	       "  --work=copy|none                  what a handler does with a page (copy)\n"
 	       "  --cases=TEXT[,TEXT...]            only cases whose name contains one of them\n"
+	       "  --plot=FILE.svg                   track: draw the results, with gnuplot\n"
 	       "  --json                            one JSON object a line\n"
 	       "  --list                            print the cases, run none\n"
 	       "  --help                            print this\n\n"
@@ -198,6 +198,7 @@ enum {
 	OPT_ROUNDS,
 	OPT_WORK,
 	OPT_CASES,
+	OPT_PLOT,
 	OPT_JSON,
 	OPT_LIST,
 	OPT_HELP
@@ -213,6 +214,7 @@ static const struct option long_options[] = {
 	{ "rounds", required_argument, NULL, OPT_ROUNDS },
 	{ "work", required_argument, NULL, OPT_WORK },
 	{ "cases", required_argument, NULL, OPT_CASES },
+	{ "plot", required_argument, NULL, OPT_PLOT },
 	{ "json", no_argument, NULL, OPT_JSON },
 	{ "list", no_argument, NULL, OPT_LIST },
 	{ "help", no_argument, NULL, OPT_HELP },
@@ -249,6 +251,9 @@ static bool apply_option(struct bench_opts *o, int opt, const char *arg)
 		return good;
 	case OPT_CASES:
 		o->cases = arg;
+		return arg[0] != '\0';
+	case OPT_PLOT:
+		o->plot = arg;
 		return arg[0] != '\0';
 	case OPT_JSON:
 		return o->json = true;
@@ -324,6 +329,8 @@ int main(int argc, char **argv)
 		return misuse("no such command: ", argv[optind]);
 	if (optind + 1 < argc)
 		return misuse("too many arguments: ", argv[optind + 1]);
+	if (o.plot && !cmd->plots)
+		return misuse("no --plot for ", cmd->name);
 	apply_defaults(&o, cmd);
 	return cmd->run(&o);
 }

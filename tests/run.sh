@@ -168,6 +168,7 @@ for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
 done
 # Measures nothing worth to know, but every side has to report what was written, and draws it.
 run "uffd-bench track" 60 "$BUILD/uffd-bench" track --size=2M --plot="$logs/track.svg"
+run "examples/gc_barrier --verify" 120 "$BUILD/examples/gc_barrier" --verify
 run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
 
 # They look at sources and at installed files, which a sanitizer does not change. Those left out need a

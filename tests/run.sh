@@ -169,6 +169,8 @@ done
 # Measures nothing worth to know, but every side has to report what was written, and draws it.
 run "uffd-bench track" 60 "$BUILD/uffd-bench" track --size=2M --plot="$logs/track.svg"
 run "examples/gc_barrier --verify" 120 "$BUILD/examples/gc_barrier" --verify
+run "uffd-stress bounce --sandbox" 60 "$BUILD/uffd-stress" bounce --sandbox --mem=anon,shmem --size=4M --bounces=$bounces
+run "uffd-stress events --sandbox" 60 "$BUILD/uffd-stress" events --sandbox --mem=anon --size=4M --bounces=$rounds
 run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
 
 # They look at sources and at installed files, which a sanitizer does not change. Those left out need a

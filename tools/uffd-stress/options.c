@@ -56,6 +56,8 @@ static const char help[] =
 	"  --seed=N          repeat the random choices of an earlier run\n"
 	"  --watchdog=SEC    end with a report if a thread makes no step for so long (default 30)\n"
 	"  --json            one object a line on stdout, prose on stderr\n"
+	"  --sandbox         serving threads run under a seccomp filter that kills at any system call\n"
+	"                    but those that uffdwp(7) lists\n"
 	"  --no-progress     no progress line on a terminal\n"
 	"  --list            print the names of the cases and stop\n"
 	"  --help, --version\n"
@@ -75,6 +77,7 @@ enum option_id {
 	SEED,
 	WATCHDOG,
 	JSON,
+	SANDBOX,
 	NO_PROGRESS,
 	LIST,
 	HELP,
@@ -94,6 +97,7 @@ static const struct option longs[] = {
 	{ "seed", required_argument, NULL, SEED },
 	{ "watchdog", required_argument, NULL, WATCHDOG },
 	{ "json", no_argument, NULL, JSON },
+	{ "sandbox", no_argument, NULL, SANDBOX },
 	{ "no-progress", no_argument, NULL, NO_PROGRESS },
 	{ "list", no_argument, NULL, LIST },
 	{ "help", no_argument, NULL, HELP },
@@ -119,6 +123,7 @@ static unsigned int takers(int id)
 	case SERVE:
 		return BOUNCE | EVENTS;
 	case HANDLERS:
+	case SANDBOX:
 		return BOUNCE | EVENTS | TRACK;
 	case MODE:
 		return TRACK;
@@ -316,6 +321,8 @@ static int take_flag(struct stress_opts *o, int id)
 {
 	if (id == JSON)
 		o->json = true;
+	else if (id == SANDBOX)
+		o->sandbox = true;
 	else if (id == NO_PROGRESS)
 		o->progress = false;
 	else

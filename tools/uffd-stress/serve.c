@@ -10,7 +10,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../common/sandbox.h"
+
 #define CPUS_MAX 8
+
+/* What the subcommands that take --sandbox make serving threads do. */
+#define SANDBOX \
+	(SANDBOX_PLACEMENT | SANDBOX_ABSENT | SANDBOX_FOREIGN | SANDBOX_FORK | SANDBOX_FORKED)
+
+static unsigned int sandbox = SANDBOX;
 
 unsigned int server_threads(const struct stress_opts *o)
 {
@@ -46,16 +54,18 @@ static bool wait_by_poll(struct server *s)
 static void *handler(void *arg)
 {
 	struct server *s = arg;
-	int rc;
+	int rc = s->sandboxed ? sandbox_enter(SANDBOX | SANDBOX_LOOP) : 0;
 
-	while (!atomic_load(&s->stopping)) {
+	if (rc)
+		atomic_store(&s->error, rc);
+	while (!rc && !atomic_load(&s->stopping)) {
 		if (s->poll && !wait_by_poll(s))
 			break;
 		rc = uffdwp_dispatch(s->h);
-		if (rc < 0) {
+		if (rc < 0)
 			atomic_store(&s->error, rc);
-			break;
-		}
+		else
+			rc = 0;
 	}
 	return NULL;
 }
@@ -167,6 +177,11 @@ int server_start(struct server *s, const struct stress_opts *o, enum mem_kind ki
 	opts.sample = 1;
 	opts.blocking = serve == UFFDWP_SERVE_CALLER && !by_poll;
 	opts.threads = serve == UFFDWP_SERVE_THREADS ? n : 0;
+	s->sandboxed = o->sandbox;
+	if (o->sandbox && serve == UFFDWP_SERVE_THREADS) {
+		opts.thread_start = sandbox_thread_start;
+		opts.thread_arg = &sandbox;
+	}
 	opts.reason = reason;
 	opts.reason_size = sizeof(reason);
 	err = uffdwp_open(&s->h, &opts);

@@ -17,7 +17,7 @@
 struct server {
 	struct uffdwp *h;
 	unsigned int n; /* own threads running */
-	bool poll;
+	bool poll, sandboxed;
 	int fd;	  /* userfaultfd, with own threads */
 	int stop; /* eventfd, likewise */
 	_Atomic bool stopping;

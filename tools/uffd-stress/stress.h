@@ -42,6 +42,7 @@ struct stress_opts {
 	unsigned int run;	  /* most pages a write operation gets at once */
 	unsigned int stall;	  /* seconds without progress until the watchdog ends the program */
 	uint64_t seed;		  /* everything random comes from it */
+	bool sandbox;		  /* serving threads are killed at calls that are not listed */
 	bool json;		  /* one object a line on stdout, prose on stderr */
 	bool progress;		  /* a line that is written over and over */
 	bool list;		  /* only print the names of the cases, one a line */

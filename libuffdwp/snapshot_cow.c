@@ -99,13 +99,33 @@ int uffdwp__cow_arm(struct uffdwp_snapshot *s, bool again)
 
 /* ---- The seal ---- */
 
+/*
+ * Who served a write that is over may still hold its page: the writer goes on first. So a piece may be shorter than
+ * what was asked for, and the next one waits.
+ */
+static int copy_pieces(struct uffdwp__part *p, uint64_t first, uint64_t n, char *to)
+{
+	struct uffdwp_region *r = p->layer.r;
+	struct uffdwp__piece piece;
+	int err = 0;
+
+	for (uint64_t i = 0; !err && i < n; i += piece.n) {
+		err = uffdwp__piece_lock(&piece, r, uffdwp__addr_of(r, first + i),
+					 uffdwp__part_bytes(p, n - i));
+		if (err)
+			return err;
+		err = uffdwp_read(r, uffdwp__addr_of(r, first + i), to + uffdwp__part_bytes(p, i),
+				  uffdwp__part_bytes(p, piece.n), NULL);
+		uffdwp__piece_restore(&piece, 0);
+	}
+	return err;
+}
+
 /* The writers are paused: what is there is what was there. False: there is no room. */
 static bool copy_marked(struct uffdwp__part *p, uint64_t first, uint64_t n, int *err)
 {
 	struct uffdwp_snapshot *s = p->s;
 	uint32_t units = (uint32_t)n * p->page_units, unit;
-	struct uffdwp_region *r = p->layer.r;
-	struct uffdwp__piece piece;
 	bool fresh;
 
 	if (units > s->staging.per_chunk)
@@ -113,23 +133,14 @@ static bool copy_marked(struct uffdwp__part *p, uint64_t first, uint64_t n, int 
 	unit = uffdwp__staging_take(&s->staging, units, UFFDWP__SWEEP, &fresh);
 	if (unit == UFFDWP__NONE)
 		return false;
-	*err = uffdwp__piece_lock(&piece, r, uffdwp__addr_of(r, first), uffdwp__part_bytes(p, n));
+	*err = copy_pieces(p, first, n, uffdwp__staging_at(&s->staging, unit));
 	if (*err) {
 		uffdwp__staging_put(&s->staging, unit, units);
-		return true;
-	}
-	*err = piece.n < n ? -EBUSY
-			   : uffdwp_read(r, uffdwp__addr_of(r, first),
-					 uffdwp__staging_at(&s->staging, unit),
-					 uffdwp__part_bytes(p, n), NULL);
-	if (*err) {
-		uffdwp__staging_put(&s->staging, unit, units);
-		uffdwp__piece_restore(&piece, 0);
 		return true;
 	}
 	uffdwp__snapshot_queue(p, first, n, unit);
+	/* After it is queued, as in saving by a fault; nobody writes to the pages in between. */
 	uffdwp__snapshot_set_saved(p, first, n);
-	uffdwp__piece_restore(&piece, 0);
 	uffdwp__snapshot_count(s, SNAP_BY_SEAL, uffdwp__part_bytes(p, n));
 	return true;
 }

@@ -34,6 +34,11 @@ discards="tests/live/track_memory discard/async"
 granules="tests/live/track_api granule-rest"
 stops="tests/live/track_api stopped/async"
 both="tests/live/track_snapshot PRE_ASYNC"
+copies="tests/live/snapshot_basic COW_THREADS/armed PRE_ASYNC/armed"
+lost="tests/live/snapshot_discard lost_anon told_shared before_precopy"
+zeros="tests/live/snapshot_zero zeros_cow unpopulated_cow"
+sinks="tests/live/snapshot_sink COW_THREADS_full cow_errors PRE_ASYNC_wait"
+ends="tests/live/snapshot_end handle_fails tracked_racing_cow"
 holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --watchdog=8"
 
 # name | file | command | what is wrong | sed program
@@ -76,6 +81,17 @@ runs-end|libuffdwp/collect.c|async|where the scan for runs stopped is ignored|s/
 runs-peek|libuffdwp/track.c|stops|a peek that stops goes on behind what it leaves out|/^static void give_runs/,/^}/s/^\t\treturn;//
 blocks|libuffdwp/layer.c|async|marks are looked for where they are not|s/first \/ UFFDWP__BLOCK; l->blocks/first \/ UFFDWP__BLOCK + 1; l->blocks/
 peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\tif (s->take)$/\tif (1)/
+save-late|libuffdwp/snapshot_save.c|copies|a page is released before it is saved|s/^\tret = uffdwp__snapshot_copy(p, first, n, unit);/\tuffdwp__writeprotect(s->h, uffdwp__addr_of(p->layer.r, first), uffdwp__part_bytes(p, n), p->layer.r->kernel_page, false, \&(uint64_t){ 0 });\n&/
+save-twice|libuffdwp/snapshot_cow.c|ends|the sweep saves what is saved already|s/while ((i = uffdwp__snapshot_unsaved(p, i, end)) < end) {/while (i < end) {/; s/uint64_t run = uffdwp__snapshot_unsaved_run(p, i, end - i);/uint64_t run = end - i;/
+save-unproven|libuffdwp/snapshot_look.c|lost|nobody looks whether a page was discarded|s/if (unlikely(!still_protected(p, first, n)))/if (0)/
+save-zero|libuffdwp/staging.c|zeros|a page that begins with zeros is taken for zero|s/return !any \&\& !memcmp.*/return !any;/
+seal-forgets|libuffdwp/snapshot_cow.c|copies|the seal leaves out what was written|s/return err ? err : for_parts(s, seal_part);/return err;/
+seal-precopy|libuffdwp/snapshot_precopy.c|copies|precopy seals without its last pass|s/err = armed ? copy_written(p, true, &bytes)/err = armed ? 0/
+drain|libuffdwp/snapshot_precopy.c|sinks|a pass begins before the sink has finished the last one|s/^\tuffdwp__snapshot_drain(s);/\t;/
+no-hold|libuffdwp/snapshot_save.c|sinks|who finds staging full is not held|s/^\t\thold(p, first, n);/\t\treturn 0;/
+sink-error|libuffdwp/snapshot_sink.c|sinks|errors of the sink are forgotten|s/^\t\tsink_failed(s, err);/\t\t;/
+handle-error|libuffdwp/snapshot_cow.c|ends|the error of the handle is not the verdict|s/err ? UFFDWP_SNAPSHOT_FAILED : UFFDWP_SNAPSHOT_CANCELLED,/UFFDWP_SNAPSHOT_CANCELLED,/
+removed|libuffdwp/snapshot_event.c|lost|what an event tells of file memory is ignored|s/^\t\tdiscarded(p, first, end);/\t\t;/
 END
 }
 
@@ -93,7 +109,10 @@ run_tool() {
 
 make_tool() {
 	make -s -j2 -C "$work" BUILD=build build/uffd-stress build/tests/live/track_memory \
-		build/tests/live/track_api build/tests/live/track_snapshot >"$work/make.out" 2>&1 ||
+		build/tests/live/track_api build/tests/live/track_snapshot \
+		build/tests/live/snapshot_basic build/tests/live/snapshot_discard \
+		build/tests/live/snapshot_zero build/tests/live/snapshot_sink \
+		build/tests/live/snapshot_end >"$work/make.out" 2>&1 ||
 		{ cat "$work/make.out" >&2; bad "$1: does not compile"; }
 }
 
@@ -112,6 +131,11 @@ command_of() {
 	granules) echo "$granules" ;;
 	stops) echo "$stops" ;;
 	both) echo "$both" ;;
+	copies) echo "$copies" ;;
+	lost) echo "$lost" ;;
+	zeros) echo "$zeros" ;;
+	sinks) echo "$sinks" ;;
+	ends) echo "$ends" ;;
 	*) bad "no command $1" ;;
 	esac
 }
@@ -154,7 +178,8 @@ done
 cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
 	"$here/tests" "$work/" || exit 99
 make_tool unmutated
-for command in bounce shmem racing signals sigbus events async marks holes discards granules both; do
+for command in bounce shmem racing signals sigbus events async marks holes discards granules both \
+	copies lost zeros sinks ends; do
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")
 	status=$?

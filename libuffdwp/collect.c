@@ -143,20 +143,35 @@ __cold int uffdwp__layer_attach(struct uffdwp__layer *l, struct uffdwp_region *r
 	return err;
 }
 
+/* What is FREE already, nearly all of a snapshot's memory at its end, costs nothing. */
+__cold static void unprotect_all(struct uffdwp__layer *l)
+{
+	const struct uffdwp__pages *pages = &l->r->pages;
+	uint64_t i = 0, n;
+
+	if (!pages->n)
+		uffdwp__layer_protect(l, 0, l->pages, false);
+	for (; (i = uffdwp__pages_next(pages, i, pages->n)) < pages->n; i += n) {
+		for (n = 1; n < UFFDWP__LOCK_MAX && i + n < pages->n &&
+			    uffdwp__pages_get(pages, i + n) != UFFDWP__FREE;)
+			n++;
+		uffdwp__layer_protect(l, i, n, false);
+	}
+}
+
+/* Unprotects under the lock: another layer may come next, and protects what is its own by then. */
 __cold void uffdwp__layer_detach(struct uffdwp__layer *l)
 {
 	struct uffdwp_region *r = l->r;
-	bool last;
 
 	if (!uffdwp__check(r->h)) {
 		pthread_mutex_lock(&r->h->lock);
 		atomic_store_explicit(&r->layer[l->who], NULL, memory_order_seq_cst);
 		set_window(r);
 		uffdwp__readers_wait(&r->h->readers);
-		last = !uffdwp__layered(r);
+		if (!uffdwp__layered(r))
+			unprotect_all(l);
 		pthread_mutex_unlock(&r->h->lock);
-		if (last)
-			uffdwp__layer_protect(l, 0, l->pages, false);
 		atomic_fetch_sub_explicit(&r->h->nlayers, 1, memory_order_relaxed);
 	}
 	layer_free(l);

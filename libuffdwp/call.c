@@ -258,6 +258,9 @@ static int release_pages(struct uffdwp_region *r, uint64_t first, uint64_t n)
 	uffdwp__pages_unlock(&r->pages, first, n,
 			     addr == uffdwp__addr_of(r, first) ? UFFDWP__FREE : UFFDWP__ARMED);
 	uffdwp__wake(r->h, addr, n << r->shift);
+	/* Of a page that was moved, faults at the new place may have been put off. */
+	if (addr != uffdwp__addr_of(r, first))
+		uffdwp__wake(r->h, uffdwp__addr_of(r, first), n << r->shift);
 	if (err != -ENOENT && err != -ESRCH && err != -EAGAIN)
 		uffdwp__give_up(r->h, err);
 	return err;

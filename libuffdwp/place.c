@@ -27,6 +27,38 @@ static int64_t move_protected(struct uffdwp_region *r, uint64_t addr, uint64_t s
 	return n;
 }
 
+/*
+ * To ZEROPAGE and MOVE a page that was protected before it was there is there already. With async
+ * protection only the kernel knows of it, so that comes out here.
+ */
+static bool may_be_marker(const struct uffdwp_region *r, int64_t n)
+{
+	return unlikely(n == -EEXIST) && r->h->features & UFFDWP_FEATURE_WP_ASYNC;
+}
+
+/* ZEROPAGE can not protect, and hugetlb does not have it. */
+static int64_t place_zeros(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool wp)
+{
+	int fd = r->h->fd;
+	int64_t n;
+
+	if (!wp && r->kernel_page == uffdwp__sys_page_size()) {
+		n = uffdwp__sys_zeropage(fd, addr, len);
+		if (!may_be_marker(r, n))
+			return n;
+		wp = true;
+	}
+	return uffdwp__sys_copy(fd, addr, (uintptr_t)r->zeros, r->kernel_page, wp);
+}
+
+static int64_t place_moved(struct uffdwp_region *r, uint64_t addr, uint64_t src, uint64_t len,
+			   bool wp)
+{
+	int64_t n = wp ? -EEXIST : uffdwp__sys_move(r->h->fd, addr, src, len);
+
+	return wp || may_be_marker(r, n) ? move_protected(r, addr, src) : n;
+}
+
 static int64_t place_once(struct uffdwp_region *r, enum place what, uint64_t addr, uint64_t src,
 			  uint64_t len, bool wp)
 {
@@ -36,14 +68,11 @@ static int64_t place_once(struct uffdwp_region *r, enum place what, uint64_t add
 	case PLACE_COPY:
 		return uffdwp__sys_copy(fd, addr, src, len, wp);
 	case PLACE_ZERO:
-		/* ZEROPAGE can not protect, and hugetlb does not have it. */
-		if (wp || r->kernel_page > uffdwp__sys_page_size())
-			return uffdwp__sys_copy(fd, addr, (uintptr_t)r->zeros, r->kernel_page, wp);
-		return uffdwp__sys_zeropage(fd, addr, len);
+		return place_zeros(r, addr, len, wp);
 	case PLACE_CONTINUE:
 		return uffdwp__sys_continue(fd, addr, len, wp);
 	case PLACE_MOVE:
-		return wp ? move_protected(r, addr, src) : uffdwp__sys_move(fd, addr, src, len);
+		return place_moved(r, addr, src, len, wp);
 	default:
 		return uffdwp__sys_poison(fd, addr, len);
 	}

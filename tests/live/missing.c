@@ -188,6 +188,27 @@ static void defaults(struct live *t)
 }
 
 /* Copying over what is there: left alone, counted as done; what is not there is placed. */
+/* With async protection the kernel alone knows which missing pages are protected. */
+static void zero_async(struct live *t)
+{
+	struct uffdwp_opts o = { .sz = sizeof(o) };
+	struct uffdwp_region *r;
+	struct uffdwp *h;
+
+	o.required = mem_wp_features(t->mem.kind) | mem_missing_features(t->mem.kind) |
+		     UFFDWP_FEATURE_WP_ASYNC;
+	CHECK_EQ(uffdwp_open(&h, &o), 0);
+	r = live_region(t, h, BOTH, 1, NULL, NULL);
+	live_protect(t, r);
+	for (size_t i = 0; i < t->pages; i++) {
+		if (i % 2)
+			CHECK_EQ(live_load(t->mem.addr + i * t->page), 0);
+		live_store(t->mem.addr + i * t->page, i + 1);
+		CHECK_EQ(live_load(t->mem.addr + i * t->page), i + 1);
+	}
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
 static void eexist(struct live *t)
 {
 	struct uffdwp *h = open_for(t, UFFDWP_SERVE_THREADS);
@@ -303,6 +324,7 @@ static const struct live_case cases[] = {
 	{ "zero-armed/caller", zero_armed_caller, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
 	{ "zero-armed/sigbus", zero_armed_sigbus, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
 	{ "defaults", defaults, KINDS_ALL, 0, 0 },
+	{ "zero-async", zero_async, KINDS_ALL, UFFDWP_FEATURE_WP_ASYNC, 0 },
 	{ "eexist", eexist, KINDS_ALL, 0, 0 },
 	{ "later/sigbus", later_sigbus, KINDS_ALL, 0, 0 },
 	{ "later-and-wake", later_and_wake, KINDS_ALL, 0, 0 },

@@ -201,11 +201,14 @@ static bool all_done(struct uffdwp_snapshot *s)
 /* Does what there is to do now. False: nothing. */
 static bool drive_once(struct uffdwp_snapshot *s)
 {
+	int err = 0;
 	bool any;
 
 	tell_sealed(s);
-	if (s->sink.wait && s->in_flight && s->sink.wait(s->sink.ctx, 0) < 0)
-		uffdwp__snapshot_stop(s, UFFDWP_SNAPSHOT_FAILED, UFFDWP_SNAPSHOT_WHY_SINK, -EIO,
+	if (s->sink.wait && s->in_flight)
+		err = s->sink.wait(s->sink.ctx, 0);
+	if (err < 0)
+		uffdwp__snapshot_stop(s, UFFDWP_SNAPSHOT_FAILED, UFFDWP_SNAPSHOT_WHY_SINK, err,
 				      NULL, 0, 0);
 	any = uffdwp__snapshot_reap(s);
 	any |= atomic_load_explicit(&s->nheld, memory_order_seq_cst) && uffdwp__snapshot_resume(s);

@@ -46,6 +46,7 @@ static int protect_all(struct uffdwp__part *p)
 		n = min_u64(step, p->layer.pages - i);
 		err = uffdwp__snapshot_stopped(p->s) ? -ECANCELED
 						     : uffdwp__layer_protect(&p->layer, i, n, true);
+		uffdwp__snapshot_check(p, err, i, n);
 	}
 	return err;
 }
@@ -62,7 +63,7 @@ static int collect_all(struct uffdwp__part *p, uint64_t *bytes)
 			      ? -ECANCELED
 			      : uffdwp__layer_collect(&p->layer, i, p->layer.pages - i, UINT64_MAX,
 						      true, s->bits, &looked);
-		if (err)
+		if (uffdwp__snapshot_check(p, err, i, p->layer.pages - i))
 			break;
 		for (uint64_t w = 0; w < (looked + 63) / 64; w++)
 			found += (uint64_t)__builtin_popcountll(s->bits[w]);
@@ -220,6 +221,7 @@ static int seal_part(struct uffdwp__part *p)
 					    UINT64_MAX, false, m.bits, &looked);
 		if (!err)
 			err = seal_block(p, i, looked, &m);
+		uffdwp__snapshot_check(p, err, i, looked ? looked : 1);
 	}
 	return err;
 }

@@ -45,7 +45,7 @@ static int copy_pages(struct uffdwp__part *p, uint64_t first, uint64_t n, uint32
 
 	if (err)
 		uffdwp__staging_put(&p->s->staging, unit, (uint32_t)n * p->page_units);
-	return err;
+	return uffdwp__snapshot_check(p, err, first, n);
 }
 
 /* At the seal pages stay in staging as long as there is room. */
@@ -134,7 +134,7 @@ static int first_pass(struct uffdwp__part *p)
 		n = min_u64(step, p->layer.pages - i);
 		if (uffdwp__snapshot_stopped(s))
 			return -ECANCELED;
-		err = begin_noting(p, i, n);
+		err = uffdwp__snapshot_check(p, begin_noting(p, i, n), i, n);
 		if (!err)
 			err = copy_populated(p, i, n);
 		keep_pace(s, uffdwp__part_bytes(p, n));
@@ -157,6 +157,7 @@ static int copy_written(struct uffdwp__part *p, bool sealing, uint64_t *bytes)
 			return -ECANCELED;
 		err = uffdwp__layer_collect(&p->layer, i, p->layer.pages - i, UINT64_MAX, !sealing,
 					    s->bits, &looked);
+		uffdwp__snapshot_check(p, err, i, p->layer.pages - i);
 		for (uint64_t k = 0; !err && uffdwp__next_run(s->bits, looked, &k, &n); k += n) {
 			err = copy_out(p, i + k, n, sealing);
 			found += n;

@@ -112,6 +112,13 @@ void uffdwp__snapshot_stop_error(struct uffdwp_snapshot *s, int err, const struc
 				      first, n);
 }
 
+int uffdwp__snapshot_check(struct uffdwp__part *p, int err, uint64_t first, uint64_t n)
+{
+	if (unlikely(err && err != -ECANCELED))
+		uffdwp__snapshot_stop_error(p->s, err, p, first, n);
+	return err;
+}
+
 /* ---- Saving ---- */
 
 static enum uffdwp__saved lost(struct uffdwp__part *p, uint64_t first, uint64_t n)

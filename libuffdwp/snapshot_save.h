@@ -13,6 +13,9 @@ void uffdwp__snapshot_stop(struct uffdwp_snapshot *s, uint32_t verdict, uint32_t
 void uffdwp__snapshot_stop_error(struct uffdwp_snapshot *s, int err, const struct uffdwp__part *p,
 				 uint64_t first, uint64_t n);
 
+/* The same, if it said anything; returns it. */
+int uffdwp__snapshot_check(struct uffdwp__part *p, int err, uint64_t first, uint64_t n);
+
 /*
  * Copies BUSY pages to the units from unit on, and proves that they were still there. LOST: it has
  * stopped the snapshot.

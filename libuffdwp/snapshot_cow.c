@@ -100,48 +100,55 @@ int uffdwp__cow_arm(struct uffdwp_snapshot *s, bool again)
 
 /* ---- The seal ---- */
 
-/*
- * Who served a write that is over may still hold its page: the writer goes on first. So a piece may be shorter than
- * what was asked for, and the next one waits.
- */
-static int copy_pieces(struct uffdwp__part *p, uint64_t first, uint64_t n, char *to)
+/* Where pages may be missing they are placed first: whoever places one must not find it locked. */
+static void make_present(struct uffdwp__part *p, uint64_t first, uint64_t n)
 {
 	struct uffdwp_region *r = p->layer.r;
-	struct uffdwp__piece piece;
-	int err = 0;
+	char byte;
 
-	for (uint64_t i = 0; !err && i < n; i += piece.n) {
-		err = uffdwp__piece_lock(&piece, r, uffdwp__addr_of(r, first + i),
-					 uffdwp__part_bytes(p, n - i));
-		if (err)
-			return err;
-		err = uffdwp_read(r, uffdwp__addr_of(r, first + i), to + uffdwp__part_bytes(p, i),
-				  uffdwp__part_bytes(p, piece.n), NULL);
-		uffdwp__piece_restore(&piece, 0);
-	}
-	return err;
+	if (!(r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR)))
+		return;
+	for (uint64_t pos = 0; pos < uffdwp__part_bytes(p, n); pos += r->kernel_page)
+		uffdwp_read(r, uffdwp__addr_of(r, first) + pos, &byte, 1, NULL);
 }
 
-/* The writers are paused: what is there is what was there. False: there is no room. */
+/*
+ * The writers are paused: what is there is what was there. False: there is no room, or somebody has a
+ * page: who served a write that is over and has not let go yet, a tracker that collects, a discard, which has
+ * saved it.
+ */
 static bool copy_marked(struct uffdwp__part *p, uint64_t first, uint64_t n, int *err)
 {
 	struct uffdwp_snapshot *s = p->s;
 	uint32_t units = (uint32_t)n * p->page_units, unit;
-	bool fresh;
+	struct uffdwp_region *r = p->layer.r;
+	struct uffdwp__piece piece;
+	bool fresh, alone;
 
 	if (units > s->staging.per_chunk)
 		return false;
 	unit = uffdwp__staging_take(&s->staging, units, UFFDWP__SWEEP, &fresh);
 	if (unit == UFFDWP__NONE)
 		return false;
-	*err = copy_pieces(p, first, n, uffdwp__staging_at(&s->staging, unit));
+	make_present(p, first, n);
+	*err = uffdwp__piece_lock(&piece, r, uffdwp__addr_of(r, first), uffdwp__part_bytes(p, n));
 	if (*err) {
 		uffdwp__staging_put(&s->staging, unit, units);
 		return true;
 	}
+	alone = piece.n == n && uffdwp__snapshot_unsaved_run(p, first, n) == n;
+	if (alone)
+		*err = uffdwp_read(r, uffdwp__addr_of(r, first),
+				   uffdwp__staging_at(&s->staging, unit), uffdwp__part_bytes(p, n),
+				   NULL);
+	if (*err || !alone) {
+		uffdwp__staging_put(&s->staging, unit, units);
+		uffdwp__piece_restore(&piece, 0);
+		return *err;
+	}
 	uffdwp__snapshot_queue(p, first, n, unit);
-	/* After it is queued, as in saving by a fault; nobody writes to the pages in between. */
 	uffdwp__snapshot_set_saved(p, first, n);
+	uffdwp__piece_restore(&piece, 0);
 	uffdwp__snapshot_count(s, SNAP_BY_SEAL, uffdwp__part_bytes(p, n));
 	return true;
 }
@@ -358,18 +365,6 @@ static void check_armed(struct uffdwp__part *p, uint64_t first, uint64_t n, cons
 			err ? NULL : p, i, 1);
 		return;
 	}
-}
-
-/* Where pages may be missing they are placed first: whoever places one must not find it locked. */
-static void make_present(struct uffdwp__part *p, uint64_t first, uint64_t n)
-{
-	struct uffdwp_region *r = p->layer.r;
-	char byte;
-
-	if (!(r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR)))
-		return;
-	for (uint64_t pos = 0; pos < uffdwp__part_bytes(p, n); pos += r->kernel_page)
-		uffdwp_read(r, uffdwp__addr_of(r, first) + pos, &byte, 1, NULL);
 }
 
 /* Returns how many pages from first on have been dealt with, at least one. */

@@ -380,6 +380,29 @@ static void check_suspects(struct uffdwp__layer *l, uint64_t i, uint64_t end)
 
 /* ---- Collecting without async ---- */
 
+static struct uffdwp__layer *other_layer(const struct uffdwp__layer *l)
+{
+	return uffdwp__layer(l->r, l->who == UFFDWP__TRACK ? UFFDWP__SNAPSHOT : UFFDWP__TRACK);
+}
+
+/* Whether the other layer, if there is one, can do without the proof that pages are still protected. */
+static bool others_keep(const struct uffdwp__layer *l, const struct uffdwp__piece *p)
+{
+	unsigned int phase = uffdwp__enter(l->r->h);
+	struct uffdwp__layer *o = other_layer(l);
+	bool ok = true;
+
+	for (uint64_t i = 0, k; ok && o && o->keep && i < p->n; i += k) {
+		bool armed = uffdwp__piece_was_armed(p, i);
+
+		for (k = 1; i + k < p->n && uffdwp__piece_was_armed(p, i + k) == armed;)
+			k++;
+		ok = !armed || !o->keep(o, p->first + i, k);
+	}
+	uffdwp__leave(l->r->h, phase);
+	return ok;
+}
+
 /* Takes a run of marked pages and protects it; *n is how many at last, none after an error. */
 static int retake(struct uffdwp__layer *l, uint64_t i, uint64_t *n)
 {
@@ -394,6 +417,12 @@ static int retake(struct uffdwp__layer *l, uint64_t i, uint64_t *n)
 	/* The region was moved in between. */
 	if (unlikely(p.first != i)) {
 		uffdwp__piece_restore(&p, 0);
+		return 0;
+	}
+	/* They count as written now, and the next time too. */
+	if (unlikely(!others_keep(l, &p))) {
+		uffdwp__piece_restore(&p, 0);
+		*n = p.n;
 		return 0;
 	}
 	take_marks(l, i, i + p.n, true, i, NULL);
@@ -440,10 +469,8 @@ static void found(struct scan *s, const struct uffdwp__page_region *v)
 
 	set_bits(s->bits, first - s->base, last - first + 1);
 	s->found += last - first + 1;
-	if (s->take && uffdwp__layer_shared(s->l))
-		uffdwp__layer_mark(uffdwp__layer(r, s->l->who == UFFDWP__TRACK ? UFFDWP__SNAPSHOT
-									       : UFFDWP__TRACK),
-				   first, last - first + 1);
+	if (s->take && other_layer(s->l))
+		uffdwp__layer_mark(other_layer(s->l), first, last - first + 1);
 }
 
 /* One scan of [addr, end): *next is where it stopped. */

@@ -43,6 +43,12 @@ struct uffdwp__layer {
 	 */
 	int (*write)(struct uffdwp__layer *l, uint64_t first, uint64_t n,
 		     const struct uffdwp_fault *f);
+	/*
+	 * BUSY pages that were ARMED are about to be protected again for another layer: after that
+	 * protection does not prove any more that they were not discarded. 0; -EAGAIN: not now. NULL: it
+	 * does not matter.
+	 */
+	int (*keep)(struct uffdwp__layer *l, uint64_t first, uint64_t n);
 	/* An event that meets the region; see uffdwp_event. NULL: ignore. */
 	void (*event)(struct uffdwp__layer *l, const struct uffdwp_event *e);
 	uint64_t pages;		     /* in the region */

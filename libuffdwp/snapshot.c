@@ -444,6 +444,7 @@ __cold static void init_part(struct uffdwp_snapshot *s, size_t i, struct uffdwp_
 	p->anonymous = uffdwp__sys_all_anonymous(pid, addr, r->size) == 1;
 	p->layer.run = p->layer.granule = 1;
 	p->layer.write = uffdwp__snapshot_write;
+	p->layer.keep = uffdwp__snapshot_keep;
 	p->layer.event = uffdwp__snapshot_event;
 	s->layout[i] = (struct uffdwp_sink_region){ addr, r->size, r->page_size };
 	s->bytes += r->size;

@@ -347,3 +347,23 @@ int uffdwp__snapshot_write(struct uffdwp__layer *l, uint64_t first, uint64_t n,
 	uffdwp__hist_record(&s->waits, uffdwp__sys_now() - since, 1, 1);
 	return 0;
 }
+
+int uffdwp__snapshot_keep(struct uffdwp__layer *l, uint64_t first, uint64_t n)
+{
+	struct uffdwp__part *p = (struct uffdwp__part *)l;
+	bool sealed = uffdwp__snapshot_phase(p->s) == UFFDWP__SEALED;
+	enum uffdwp__saved ret;
+
+	if (uffdwp__snapshot_stopped(p->s))
+		return 0;
+	if (p->s->strategy == UFFDWP_SNAPSHOT_PRECOPY && !sealed && p->anonymous)
+		uffdwp__layer_mark(l, first, n);
+	if (p->s->strategy == UFFDWP_SNAPSHOT_PRECOPY || !sealed ||
+	    uffdwp__snapshot_unsaved(p, first, first + n) == first + n)
+		return 0;
+	/* A page that is missing would have to be placed first, and not while it is BUSY. */
+	if (l->r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR))
+		return -EAGAIN;
+	ret = uffdwp__snapshot_save(p, first, n, UFFDWP__FAULT, SNAP_BY_FAULT);
+	return ret == UFFDWP__NO_ROOM || ret == UFFDWP__UNSURE ? -EAGAIN : 0;
+}

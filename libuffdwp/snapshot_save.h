@@ -42,6 +42,9 @@ enum uffdwp__saved uffdwp__snapshot_save(struct uffdwp__part *p, uint64_t first,
 int uffdwp__snapshot_write(struct uffdwp__layer *l, uint64_t first, uint64_t n,
 			   const struct uffdwp_fault *f);
 
+/* Another layer protects BUSY pages again: saves them, or copies them once more. */
+int uffdwp__snapshot_keep(struct uffdwp__layer *l, uint64_t first, uint64_t n);
+
 /*
  * Goes on with what writes wait for, as far as there is room; of a stopped snapshot all. Whether
  * any.

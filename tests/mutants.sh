@@ -73,7 +73,7 @@ not-given-out|libuffdwp/track.c|async|what does not fit into the answer is forgo
 resume|libuffdwp/track.c|async|going on leaves out a page|s/q->resume = 1 + before + next;/q->resume = 2 + before + next;/
 discard-mark|libuffdwp/call.c|holes|discards are not marked|/^static bool discard_piece/,/^}/s/^\tmark(p);//
 hugetlb-hole|libuffdwp/call.c|discards|discarded hugepages are not protected|/^static bool discard_piece/,/^}/s/if (!\*err && uffdwp__layered(r))/if (0)/
-layer-given|libuffdwp/collect.c|both|what one layer takes from the kernel the other is not given|s/if (s->take && uffdwp__layer_shared(s->l))/if (0)/
+layer-given|libuffdwp/collect.c|both|what one layer takes from the kernel the other is not given|s/if (s->take && other_layer(s->l))/if (0)/
 granule-late|libuffdwp/fault.c|marks|the rest of a granule is released after its writer|s/^\t\tif (unlikely(granule > 1))/\t\tuffdwp__deliver(r, page, *n, \&f, s->st);\n&/; s/^\t\tuffdwp__deliver(r, page, \*n, &f, s->st);//
 granule-rest|libuffdwp/track.c|granules|the rest of a granule that was reported is of the next epoch|s/if (!(i & (granule - 1)))/if (granule)/
 runs-left|libuffdwp/track.c|async|runs that are not wanted any more are forgotten|s/p->take \&\& i < n; i++, got = 0/p->take \&\& 0;/

@@ -130,13 +130,31 @@ __cold static int attach(struct uffdwp_track *t, struct uffdwp_region *r)
 	return 0;
 }
 
+/* As if all of it had been written, and were collected: what a snapshot has to know is told to it. */
+__cold static int take_all(struct uffdwp__layer *l)
+{
+	uint64_t bits[UFFDWP__COLLECT_WORDS], looked = 0;
+	int err = 0;
+
+	uffdwp__layer_mark(l, 0, l->pages);
+	for (uint64_t i = 0; !err && i < l->pages; i += looked)
+		err = uffdwp__layer_collect(l, i, l->pages - i, UINT64_MAX, true, bits, &looked);
+	return err;
+}
+
 /* What is written from here on is marked, or in the kernel's books. */
 __cold static int protect_all(struct uffdwp_track *t)
 {
+	bool async = t->h->features & UFFDWP_FEATURE_WP_ASYNC;
 	int err = 0;
 
-	for (uint32_t i = 0; !err && i < t->n; i++)
-		err = uffdwp__layer_protect(&t->layers[i], 0, t->layers[i].pages, true);
+	for (uint32_t i = 0; !err && i < t->n; i++) {
+		struct uffdwp__layer *l = &t->layers[i];
+
+		err = async || uffdwp__layer_shared(l)
+			      ? take_all(l)
+			      : uffdwp__layer_protect(l, 0, l->pages, true);
+	}
 	return err ? err : uffdwp__error(t->h);
 }
 

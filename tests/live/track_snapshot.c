@@ -7,6 +7,7 @@
 #include "../common/snap.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <uffdwp/track.h>
 
 struct both {
@@ -112,6 +113,49 @@ static void with_writers(struct live *t, int mode)
 	finish(&b);
 }
 
+/* A tracker that begins in between takes nothing from the snapshot, nor does one that ends. */
+static void begun_late(struct live *t, int mode)
+{
+	struct uffdwp_snapshot_opts o = { .by_caller = 0 };
+	struct both b;
+
+	start(&b, t, mode);
+	CHECK_EQ(uffdwp_track_stop(b.track), 0);
+	snap_new(&b.c, &o);
+	CHECK_EQ(uffdwp_snapshot_arm(b.c.s), 0);
+	write_every(t, 3);
+	CHECK_EQ(uffdwp_track_start(&b.track, &b.c.r, 1, NULL), 0);
+	expect(&b, 0);
+	CHECK_EQ(uffdwp_track_stop(b.track), 0);
+	write_every(t, 5);
+	CHECK_EQ(uffdwp_track_start(&b.track, &b.c.r, 1, NULL), 0);
+	CHECK_EQ(snap_seal(&b.c), 0);
+	write_every(t, 2);
+	snap_check_complete(&b.c);
+	expect(&b, 2);
+	finish(&b);
+}
+
+/*
+ * Protecting a page again, because it was written before the seal, must not hide that it was
+ * discarded since. What no event tells of is seen of anonymous memory alone.
+ */
+static void discarded(struct live *t, int mode)
+{
+	struct uffdwp_snapshot_opts o = { .by_caller = 1 };
+	struct both b;
+
+	start(&b, t, mode);
+	snap_new(&b.c, &o);
+	CHECK_EQ(uffdwp_snapshot_arm(b.c.s), 0);
+	write_every(t, 1);
+	CHECK_EQ(snap_seal(&b.c), 0);
+	CHECK_EQ(madvise(t->mem.addr + t->pages / 2 * t->page, t->page, MADV_DONTNEED), 0);
+	collect(&b);
+	snap_check_verdict(&b.c, UFFDWP_SNAPSHOT_CANCELLED, UFFDWP_SNAPSHOT_WHY_DISCARDED, 0);
+	finish(&b);
+}
+
 #define CASES(mode)                                 \
 	static void mode##_given_on(struct live *t) \
 	{                                           \
@@ -120,6 +164,10 @@ static void with_writers(struct live *t, int mode)
 	static void mode##_writers(struct live *t)  \
 	{                                           \
 		with_writers(t, SNAP_##mode);       \
+	}                                           \
+	static void mode##_late(struct live *t)     \
+	{                                           \
+		begun_late(t, SNAP_##mode);         \
 	}
 CASES(COW_THREADS)
 CASES(COW_CALLER)
@@ -127,13 +175,30 @@ CASES(COW_SIGBUS)
 CASES(PRE_ASYNC)
 CASES(PRE_SYNC)
 
-#define ROWS(mode)                                                \
-	{ #mode "/given-on", mode##_given_on, KINDS_ALL, 0, 0 },  \
-	{                                                         \
-#mode "/writers", mode##_writers, KINDS_ALL, 0, 0 \
+#define DISCARDED(mode)                              \
+	static void mode##_discarded(struct live *t) \
+	{                                            \
+		discarded(t, SNAP_##mode);           \
+	}
+DISCARDED(COW_THREADS)
+DISCARDED(COW_CALLER)
+DISCARDED(COW_SIGBUS)
+
+#define ROWS(mode)                                                     \
+	{ #mode "/given-on", mode##_given_on, KINDS_ALL, 0, 0 },       \
+		{ #mode "/writers", mode##_writers, KINDS_ALL, 0, 0 }, \
+	{                                                              \
+#mode "/late", mode##_late, KINDS_ALL, 0, 0            \
 	}
 static const struct live_case cases[] = {
-	ROWS(COW_THREADS), ROWS(COW_CALLER), ROWS(COW_SIGBUS), ROWS(PRE_ASYNC), ROWS(PRE_SYNC),
+	ROWS(COW_THREADS),
+	ROWS(COW_CALLER),
+	ROWS(COW_SIGBUS),
+	ROWS(PRE_ASYNC),
+	ROWS(PRE_SYNC),
+	{ "COW_THREADS/discarded", COW_THREADS_discarded, KINDS_ANON, 0, 0 },
+	{ "COW_CALLER/discarded", COW_CALLER_discarded, KINDS_ANON, 0, 0 },
+	{ "COW_SIGBUS/discarded", COW_SIGBUS_discarded, KINDS_ANON, 0, 0 },
 };
 
 LIVE_MAIN(cases)

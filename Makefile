@@ -2,7 +2,7 @@
 #
 # Builds, tests and installs libuffdwp. `make help` lists the targets and the variables.
 #
-# Whatever lies in libuffdwp/, tools/*/, examples/, tests/unit/ and tests/live/ is found by name: a
+# Whatever lies in libuffdwp/, libuffdwp/image/, tools/*/, examples/, tests/unit/ and tests/live/ is found by name: a
 # new file needs no line here. Everything made goes to $(BUILD), one directory a configuration.
 
 PREFIX = /usr/local
@@ -33,6 +33,7 @@ macro = $(shell sed -n 's/^\#define UFFDWP_VERSION_$(1) //p' $(HEADER))
 MAJOR := $(call macro,MAJOR)
 VERSION := $(MAJOR).$(call macro,MINOR).$(call macro,PATCH)
 SONAME := libuffdwp.so.$(MAJOR)
+IMAGE_SONAME := libuffdwp-image.so.$(MAJOR)
 
 # ---- Flags. The user's CFLAGS, CPPFLAGS and LDFLAGS come last, so they win. ----
 
@@ -45,11 +46,13 @@ ALL_CPPFLAGS = -D_GNU_SOURCE -Iinclude $(CPPFLAGS)
 ALL_LDFLAGS = -pthread -Wl,--as-needed $(SAN_FLAGS_$(SAN)) $(LDFLAGS)
 # With -z defs a symbol that libc lacks fails here, not at the user. A sanitizer's run-time library
 # is in the program alone, so then it can not hold.
-SO_LDFLAGS = -shared -Wl,-soname,$(SONAME) -Wl,--version-script=libuffdwp/libuffdwp.map \
+SO_LDFLAGS = -shared -Wl,-soname,$(1) -Wl,--version-script=$(filter %.map,$^) \
 	-Wl,-Bsymbolic-functions $(if $(SAN),,-Wl$(comma)-z$(comma)defs)
 comma = ,
 
-# Only tools and tests link more than libc; a library that is not used is not linked.
+# libuffdwp links libc alone, libuffdwp-image liburing too; tools and tests what there is. A library
+# that is not used is not linked.
+URING_LIBS = $(shell $(PKG_CONFIG) --libs liburing 2>/dev/null || echo -luring)
 TOOL_LIBS = $(shell $(PKG_CONFIG) --libs libseccomp 2>/dev/null)
 # A peer of uffd-bench, left out where it is not installed. It is under the GPL, and so is then what is
 # passed on of that program; make SIGSEGV_LIBS= does without.
@@ -61,6 +64,7 @@ TEST_CPPFLAGS = $(shell $(PKG_CONFIG) --cflags check 2>/dev/null)
 # ---- What there is to build ----
 
 LIB_SRC := $(wildcard libuffdwp/*.c)
+IMAGE_SRC := $(wildcard libuffdwp/image/*.c)
 COMMON_SRC := $(wildcard tools/common/*.c)
 TOOLS := $(patsubst tools/%/,%,$(filter-out tools/common/,$(sort $(dir $(wildcard tools/*/*.c)))))
 EXAMPLE_SRC := $(wildcard examples/*.c)
@@ -76,7 +80,11 @@ program = $(patsubst %.c,$(BUILD)/%,$(1))
 
 STATIC = $(BUILD)/libuffdwp.a
 SHARED = $(BUILD)/libuffdwp.so.$(VERSION)
-LIBS = $(STATIC) $(SHARED) $(BUILD)/$(SONAME) $(BUILD)/libuffdwp.so
+IMAGE_STATIC = $(BUILD)/libuffdwp-image.a
+IMAGE_SHARED = $(BUILD)/libuffdwp-image.so.$(VERSION)
+LIBS = $(STATIC) $(SHARED) $(BUILD)/$(SONAME) $(BUILD)/libuffdwp.so \
+	$(IMAGE_STATIC) $(IMAGE_SHARED) $(BUILD)/$(IMAGE_SONAME) $(BUILD)/libuffdwp-image.so
+PC = libuffdwp.pc libuffdwp-image.pc
 TOOL_BINS = $(TOOLS:%=$(BUILD)/%)
 EXAMPLE_BINS = $(call program,$(EXAMPLE_SRC))
 UNIT_BINS = $(call program,$(UNIT_SRC))
@@ -94,7 +102,11 @@ INSTALLED = $(HEADER):$(INCLUDEDIR)/uffdwp.h \
 	$(SHARED):$(LIBDIR)/$(notdir $(SHARED)) \
 	@$(notdir $(SHARED)):$(LIBDIR)/$(SONAME) \
 	@$(SONAME):$(LIBDIR)/libuffdwp.so \
-	$(BUILD)/libuffdwp.pc:$(LIBDIR)/pkgconfig/libuffdwp.pc \
+	$(IMAGE_STATIC):$(LIBDIR)/libuffdwp-image.a \
+	$(IMAGE_SHARED):$(LIBDIR)/$(notdir $(IMAGE_SHARED)) \
+	@$(notdir $(IMAGE_SHARED)):$(LIBDIR)/$(IMAGE_SONAME) \
+	@$(IMAGE_SONAME):$(LIBDIR)/libuffdwp-image.so \
+	$(foreach p,$(PC),$(BUILD)/$(p):$(LIBDIR)/pkgconfig/$(p)) \
 	$(foreach t,$(TOOLS),$(BUILD)/$(t):$(BINDIR)/$(t)) \
 	$(foreach m,$(MAN),$(m):$(MANDIR)/man$(patsubst .%,%,$(suffix $(m)))/$(notdir $(m)))
 
@@ -155,7 +167,7 @@ bench: all
 	$(BUILD)/uffd-bench fault $(BENCH_ARGS)
 	$(BUILD)/uffd-bench track $(BENCH_ARGS)
 
-install: all $(BUILD)/libuffdwp.pc
+install: all $(PC:%=$(BUILD)/%)
 	$(Q)set -e; for f in $(INSTALLED); do \
 		src=$${f%%:*}; dst="$(DESTDIR)$${f#*:}"; \
 		mkdir -p "$${dst%/*}"; \
@@ -224,48 +236,56 @@ $(BUILD)/obj/fault/%.o: %.c $(BUILD)/flags
 
 # Removed first: ar would keep the members of deleted files.
 $(STATIC): $(call obj,$(LIB_SRC))
+$(IMAGE_STATIC): $(call obj,$(IMAGE_SRC))
+$(STATIC) $(IMAGE_STATIC):
 	$(call say,AR,$@)
 	$(Q)rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
 $(SHARED): $(call obj,$(LIB_SRC)) libuffdwp/libuffdwp.map
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) $(SO_LDFLAGS) -o $@ $(filter %.o,$^)
+	$(Q)$(CC) $(ALL_LDFLAGS) $(call SO_LDFLAGS,$(SONAME)) -o $@ $(filter %.o,$^)
+
+$(IMAGE_SHARED): $(call obj,$(IMAGE_SRC)) libuffdwp/image/libuffdwp-image.map $(BUILD)/libuffdwp.so
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) $(call SO_LDFLAGS,$(IMAGE_SONAME)) -o $@ $(filter %.o %.so,$^) $(URING_LIBS)
 
 $(BUILD)/$(SONAME): $(SHARED)
-	$(Q)ln -sfn $(notdir $(SHARED)) $@
+$(BUILD)/$(IMAGE_SONAME): $(IMAGE_SHARED)
+$(BUILD)/$(SONAME) $(BUILD)/$(IMAGE_SONAME):
+	$(Q)ln -sfn $(notdir $<) $@
 
-$(BUILD)/libuffdwp.so: $(BUILD)/$(SONAME)
-	$(Q)ln -sfn $(SONAME) $@
+$(BUILD)/%.so: $(BUILD)/%.so.$(MAJOR)
+	$(Q)ln -sfn $(notdir $<) $@
 
 # Written anew each time, since PREFIX and LIBDIR may differ from the last make.
-$(BUILD)/libuffdwp.pc: pkgconfig/libuffdwp.pc.in FORCE
+$(BUILD)/%.pc: pkgconfig/%.pc.in FORCE
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' $< > $@
 
 link = $(Q)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^) $(1)
 
 define tool_rule
-$(BUILD)/$(1): $(call obj,$(wildcard tools/$(1)/*.c) $(COMMON_SRC)) $(STATIC)
+$(BUILD)/$(1): $(call obj,$(wildcard tools/$(1)/*.c) $(COMMON_SRC)) $(IMAGE_STATIC) $(STATIC)
 	$$(call say,LD,$$@)
-	$$(call link,$$(TOOL_LIBS) $$(LIBS_$(1)))
+	$$(call link,$$(TOOL_LIBS) $$(URING_LIBS) $$(LIBS_$(1)))
 endef
 LIBS_uffd-bench = $(SIGSEGV_LIBS)
 $(call obj,tools/uffd-bench/tracker-signal.c): ALL_CPPFLAGS += $(if $(SIGSEGV_LIBS),-DHAVE_SIGSEGV)
 $(foreach t,$(TOOLS),$(eval $(call tool_rule,$(t))))
 
-$(EXAMPLE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(STATIC)
+$(EXAMPLE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(IMAGE_STATIC) $(STATIC)
 	$(call say,LD,$@)
-	$(call link)
+	$(call link,$(URING_LIBS))
 
 $(UNIT_BINS) $(LIVE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(call obj,$(TEST_COMMON_SRC) $(COMMON_SRC)) \
-		$(STATIC)
+		$(IMAGE_STATIC) $(STATIC)
 	$(call say,LD,$@)
-	$(call link,$(TEST_LIBS))
+	$(call link,$(TEST_LIBS) $(URING_LIBS))
 
-$(FAULT_BIN): $(call obj,$(FAULT_SRC) $(TEST_COMMON_SRC) $(COMMON_SRC)) $(FAULT_LIB)
+$(FAULT_BIN): $(call obj,$(FAULT_SRC) $(TEST_COMMON_SRC) $(COMMON_SRC)) $(FAULT_LIB) $(IMAGE_STATIC)
 	$(call say,LD,$@)
-	$(call link,$(TEST_LIBS))
+	$(call link,$(TEST_LIBS) $(URING_LIBS))
 
--include $(patsubst %.o,%.d,$(FAULT_LIB) $(call obj,$(LIB_SRC) $(COMMON_SRC) $(wildcard tools/*/*.c) \
+-include $(patsubst %.o,%.d,$(FAULT_LIB) $(call obj,$(LIB_SRC) $(IMAGE_SRC) $(COMMON_SRC) $(wildcard tools/*/*.c) \
 	$(EXAMPLE_SRC) $(UNIT_SRC) $(LIVE_SRC) $(FAULT_SRC) \
 	$(TEST_COMMON_SRC)))

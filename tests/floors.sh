@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Proves the floors of the library: a file includes, and an object calls, only what is on its own floor or
-# a lower one, in no circle; only sys.c makes system calls; libuffdwp.so needs libc alone; tools, examples and
-# tests/live see public headers only. Then it plants one violation of each kind and expects to find it.
+# a lower one, in no circle; only sys.c makes system calls; libuffdwp.so needs libc alone, libuffdwp-image.so
+# liburing besides; it, tools, examples and tests/live see public headers only. Then it plants one violation of each kind and expects to find it.
 #
 # A name stands for its .c and .h; a name with its ending for that file alone.
 set -u
@@ -83,14 +83,22 @@ check() {
 	return $bad
 }
 
-needs_libc_alone() {
+# needs_alone LIBRARY [OTHERS]: libc, and others by a pattern.
+needs_alone() {
 	# The loader and, in older versions, libpthread are parts of the C library.
 	! readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' |
-		grep -vE '^(libc|libpthread|ld-linux[a-z0-9_-]*)\.so'
+		grep -vE "^(libc|libpthread|ld-linux[a-z0-9_-]*${2:+|$2})\.so"
 }
 
 public_headers_alone() {
-	! grep -nE '^[ \t]*#[ \t]*include.*libuffdwp/' "$@"
+	! grep -nE '^[ \t]*#[ \t]*include[ \t]*"(.*libuffdwp/|\.\./[a-z]+\.h)' "$@"
+}
+
+# What the image library needs and neither has nor finds in libc or liburing is a public function.
+public_calls_alone() {
+	! nm -u "$BUILD/libuffdwp-image.a" | awk '$1 == "U" { print $2 }' | grep '^uffdwp_' | sort -u |
+		grep -vxF -f <(nm --defined-only "$BUILD/libuffdwp-image.a" | awk 'NF == 3 { print $3 }') |
+		grep -vxF -f <(sed -nE 's/^\t(uffdwp_[a-z0-9_]+);$/\1/p' libuffdwp/libuffdwp.map)
 }
 
 passed=0 failed=0
@@ -135,7 +143,11 @@ for f in libuffdwp/*.c; do
 done
 
 expect 'floors' '' check libuffdwp "$tmp/objects"
-expect 'libuffdwp.so needs libc alone' '' needs_libc_alone "$BUILD/libuffdwp.so"
+expect 'libuffdwp.so needs libc alone' '' needs_alone "$BUILD/libuffdwp.so"
+expect 'libuffdwp-image.so needs liburing too' '' needs_alone "$BUILD/libuffdwp-image.so" 'libuffdwp|liburing'
+expect 'libuffdwp-image calls the public functions alone' '' public_calls_alone
+mapfile -t image < <(find libuffdwp/image -name '*.[ch]')
+expect 'public headers alone in image' '' public_headers_alone "${image[@]}"
 mapfile -t outside < <(find tools examples tests/live -name '*.[ch]')
 expect 'public headers alone outside' '' public_headers_alone "${outside[@]}"
 
@@ -152,7 +164,7 @@ planted nowhere.h ''
 expect 'planted: a file on no floor' 'nowhere.h is on no floor' check "$tmp/src" "$tmp/obj"
 printf '#include <math.h>\ndouble f(double x);\ndouble f(double x) { return cos(x); }\n' >"$tmp/m.c"
 "$CC" -shared -fPIC -Wl,--no-as-needed -o "$tmp/m.so" "$tmp/m.c" -lm || exit 99
-expect 'planted: another library' 'libm.so' needs_libc_alone "$tmp/m.so"
+expect 'planted: another library' 'libm.so' needs_alone "$tmp/m.so"
 printf '#include "../libuffdwp/sys.h"\n' >"$tmp/tool.c"
 expect 'planted: an internal header in a tool' 'sys.h' public_headers_alone "$tmp/tool.c"
 

@@ -30,23 +30,22 @@ installer() {
 }
 
 pc() {
-	PKG_CONFIG_LIBDIR=$tree/opt/uffdwp/lib/arch/pkgconfig PKG_CONFIG_SYSROOT_DIR=$tree \
-		pkg-config "$@" libuffdwp
+	PKG_CONFIG_LIBDIR=$tree/opt/uffdwp/lib/arch/pkgconfig PKG_CONFIG_SYSROOT_DIR=$tree pkg-config "$@"
 }
 
-# built NAME LINKAGE PATTERN: build $tmp/NAME.c, run it, expect PATTERN in what it prints.
+# built NAME LINKAGE PATTERN [LIBRARY]: build $tmp/NAME.c, run it, expect PATTERN in what it prints.
 built() {
-	local name=$1 how=$2 pattern=$3 rc out bin=$tmp/$1-$2
+	local name=$1 how=$2 pattern=$3 lib=${4-libuffdwp} rc out bin=$tmp/$1-$2
 	local -a flags
 	case $how in
-	shared) read -ra flags < <(pc --cflags --libs) ;;
-	static) read -ra flags < <(pc --static --cflags --libs) && flags+=(-static) ;;
+	shared) read -ra flags < <(pc --cflags --libs "$lib") ;;
+	static) read -ra flags < <(pc --static --cflags --libs "$lib") && flags+=(-static) ;;
 	esac
 	if ! (cd "$tmp" && "$CC" -std=gnu11 -Wall -Wextra -Werror -o "$bin" "$name.c" "${flags[@]}"); then
 		verdict 1 "$name, $how: does not build"
 		return
 	fi
-	readelf -d "$bin" | grep -q 'NEEDED.*libuffdwp\.so\.0'
+	readelf -d "$bin" | grep -q "NEEDED.*$lib\.so\.0"
 	case $how$? in
 	shared0 | static1) ;;
 	*) verdict 1 "$name, $how: linked with the other one" ;;
@@ -68,9 +67,12 @@ if ! installer install >"$tmp/log" 2>&1; then
 	exit 1
 fi
 verdict 0 install
-[ "$(pc --modversion)" = "$(sed -n 's/^Version: //p' "$BUILD/libuffdwp.pc")" ]
-verdict $? 'pkg-config --modversion'
-for f in bin/uffd-stress bin/uffd-bench include/uffdwp.h lib/arch/libuffdwp.so.0; do
+for lib in libuffdwp libuffdwp-image; do
+	[ "$(pc --modversion $lib)" = "$(sed -n 's/^Version: //p' "$BUILD/$lib.pc")" ]
+	verdict $? "pkg-config --modversion $lib"
+done
+for f in bin/uffd-stress bin/uffd-bench include/uffdwp.h include/uffdwp/image.h \
+	lib/arch/libuffdwp.so.0 lib/arch/libuffdwp-image.so.0; do
 	[ -s "$tree/opt/uffdwp/$f" ]
 	verdict $? "not installed: $f"
 done
@@ -83,7 +85,23 @@ cp examples/copy_before_write.c "$tmp" || exit 99
 # The README's first block of C.
 awk '/^```c$/ { on = 1; next } /^```$/ { if (on) exit } on' README.md >"$tmp/first.c"
 [ -s "$tmp/first.c" ] || exit 99
+# The least program that needs each library for what the other one does not have.
+cat >"$tmp/no_image.c" <<'END'
+#include <stdio.h>
+#include <uffdwp/image.h>
+int main(void)
+{
+	char why[256] = "";
+	struct uffdwp_image_open_opts o = { .sz = sizeof(o), .reason = why, .reason_size = sizeof(why) };
+	struct uffdwp_image *img;
+	int err = uffdwp_image_open(&img, "/proc/self/exe", &o);
+
+	printf("libuffdwp %s: %s\n", uffdwp_version(), why);
+	return err == 0;
+}
+END
 for how in shared static; do
+	built no_image $how 'not a core file' libuffdwp-image
 	built copy_before_write $how 'page 0: now "new", saved "old"'
 	built first $how 'memory: after, copy: before'
 done

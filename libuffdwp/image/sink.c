@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The sink that writes an image.
+ *
+ * DESIGN
+ *
+ * The regions are known at begin(), and with them where each page goes, so a page can be written, and
+ * written again, in place and in any order. Its checksum goes into the table in memory at the same
+ * time. The header comes last, after everything else: without it the file is no image, whoever finds it.
+ *
+ * Zeros are what a new file has. Only where a page was written before and is zeros now is there
+ * something to do: it is marked, and becomes a hole at the end, with its neighbours at once.
+ *
+ * One thread at a time calls, as snapshot.h promises; there are no locks.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <uffdwp/image.h>
+
+#include "format.h"
+#include "newfile.h"
+#include "queue.h"
+
+#define DEPTH_DEFAULT 32
+#define DEPTH_MAX 1024
+
+/* One write of the snapshot's, on its way. */
+struct piece {
+	struct uffdwp__io io; /* first: the queue gives it back */
+	struct uffdwp_sink_write *w;
+	struct piece *next; /* in the list of those that can be used again */
+};
+
+struct sink {
+	struct uffdwp_image_opts o;
+	struct uffdwp__process process;
+	struct uffdwp__newfile file;
+	struct uffdwp__meta meta;
+	struct uffdwp__queue queue;
+	bool queued;	 /* the queue was made */
+	uint32_t *table; /* meta.table_size bytes */
+	struct piece *spare;
+	struct uffdwp_image_stats stats;
+};
+
+/* ---- The life of a sink ---- */
+
+static int write_all(int fd, const void *buf, size_t len, uint64_t offset)
+{
+	for (size_t done = 0; done < len;) {
+		ssize_t n = pwrite(fd, (const char *)buf + done, len - done,
+				   (off_t)(offset + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+static int take_layout(struct uffdwp__meta *m, const struct uffdwp_sink_layout *layout)
+{
+	if (layout->nregions > UFFDWP__REGIONS_MAX)
+		return -EINVAL;
+	m->version = UFFDWP__IMAGE_VERSION;
+	m->machine = uffdwp__machine();
+	m->page_size = (uint32_t)sysconf(_SC_PAGESIZE);
+	m->nregions = (uint32_t)layout->nregions;
+	m->regions = calloc(layout->nregions, sizeof(*m->regions));
+	if (!m->regions)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < m->nregions; i++) {
+		m->regions[i].addr = layout->regions[i].addr;
+		m->regions[i].len = layout->regions[i].len;
+		m->regions[i].page_size = layout->regions[i].page_size;
+	}
+	return 0;
+}
+
+static int begin(void *ctx, const struct uffdwp_sink_layout *layout)
+{
+	struct uffdwp__why none = { 0 };
+	struct sink *s = ctx;
+	int err = take_layout(&s->meta, layout);
+
+	if (!err)
+		err = uffdwp__meta_layout(&s->meta, uffdwp__process_notes_size(&s->process), &none);
+	if (err)
+		return err;
+	s->table = mmap(NULL, s->meta.table_size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (s->table == MAP_FAILED) {
+		s->table = NULL;
+		return -ENOMEM;
+	}
+	if (ftruncate(s->file.fd, (off_t)s->meta.file_size))
+		return -errno;
+	err = uffdwp__queue_init(&s->queue, s->file.fd, s->o.depth, !s->o.buffered, layout->staging,
+				 layout->staging_size);
+	s->queued = !err;
+	s->stats.registered = s->queue.registered;
+	return err;
+}
+
+static void end_queue(struct sink *s)
+{
+	if (s->queued)
+		uffdwp__queue_exit(&s->queue);
+	s->queued = false;
+}
+
+static void sink_free(void *ctx)
+{
+	struct sink *s = ctx;
+
+	end_queue(s);
+	uffdwp__newfile_close(&s->file);
+	while (s->spare) {
+		struct piece *p = s->spare;
+
+		s->spare = p->next;
+		free(p);
+	}
+	if (s->table)
+		munmap(s->table, s->meta.table_size);
+	free(s->meta.regions);
+	free(s);
+}
+
+/* ---- Pages ---- */
+
+/* The entries of a range, and how many; NULL: there is no such range. */
+static uint32_t *entries(struct sink *s, uint32_t region, uint64_t offset, uint64_t len,
+			 uint64_t *n)
+{
+	const struct uffdwp__extent *e;
+
+	if (region >= s->meta.nregions)
+		return NULL;
+	e = &s->meta.regions[region];
+	if ((offset | len) & (s->meta.page_size - 1) || offset > e->len || len > e->len - offset)
+		return NULL;
+	*n = len >> s->meta.shift;
+	return s->table + e->first + (offset >> s->meta.shift);
+}
+
+static struct piece *piece_get(struct sink *s)
+{
+	struct piece *p = s->spare;
+
+	if (!p)
+		return malloc(sizeof(*p));
+	s->spare = p->next;
+	return p;
+}
+
+static int sink_write(void *ctx, struct uffdwp_sink_write *w)
+{
+	struct sink *s = ctx;
+	uint64_t n = 0;
+	uint32_t *e = entries(s, w->region, w->offset, w->len, &n);
+	struct piece *p;
+
+	if (!e || !n)
+		return e ? 0 : -EINVAL;
+	p = piece_get(s);
+	if (!p)
+		return -ENOMEM;
+	uffdwp__entries(w->data, s->meta.page_size, n, e);
+	s->stats.writes++;
+	s->stats.bytes += w->len;
+	p->w = w;
+	p->io = (struct uffdwp__io){ .buf = (void *)(uintptr_t)w->data,
+				     .offset = s->meta.regions[w->region].offset + w->offset,
+				     .len = w->len,
+				     .write = true };
+	uffdwp__queue_add(&s->queue, &p->io);
+	return UFFDWP_SINK_LATER;
+}
+
+static int sink_zero(void *ctx, uint32_t region, uint64_t offset, uint64_t len)
+{
+	struct sink *s = ctx;
+	uint64_t n = 0;
+	uint32_t *e = entries(s, region, offset, len, &n);
+
+	if (!e)
+		return -EINVAL;
+	/* Only read: memory of the table that was never written stays away. */
+	for (uint64_t i = 0; i < n; i++)
+		if (e[i] != UFFDWP__PAGE_ZERO)
+			e[i] = UFFDWP__PAGE_STALE;
+	return 0;
+}
+
+static int sink_wait(void *ctx, unsigned int ms)
+{
+	struct sink *s = ctx;
+	struct uffdwp__io *io = uffdwp__queue_take(&s->queue,
+						   (int)(ms > INT32_MAX ? INT32_MAX : ms));
+
+	for (; io; io = uffdwp__queue_take(&s->queue, 0)) {
+		struct piece *p = (struct piece *)io;
+		struct uffdwp_sink_write *w = p->w;
+		int err = io->err;
+
+		p->next = s->spare;
+		s->spare = p;
+		w->done(w, err);
+	}
+	return 0;
+}
+
+/* ---- The end ---- */
+
+/* Where the file system can not make holes, zeros are written. */
+static int punch(struct sink *s, uint64_t offset, uint64_t len)
+{
+	static const char zeros[65536];
+	int err = 0;
+
+	if (!fallocate(s->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+		       (off_t)len))
+		return 0;
+	if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINTR)
+		return -errno;
+	for (uint64_t pos = 0; !err && pos < len; pos += sizeof(zeros))
+		err = write_all(s->file.fd, zeros, min_u64(sizeof(zeros), len - pos), offset + pos);
+	return err;
+}
+
+/* Makes holes of the pages of a region that were written and became zeros. */
+static int punch_region(struct sink *s, const struct uffdwp__extent *r)
+{
+	uint64_t pages = r->len >> s->meta.shift, n;
+	uint32_t *e = s->table + r->first;
+	int err = 0;
+
+	for (uint64_t i = 0; !err && i < pages; i += n) {
+		for (n = 0; i + n < pages && e[i + n] == UFFDWP__PAGE_STALE; n++)
+			e[i + n] = UFFDWP__PAGE_ZERO;
+		if (n)
+			err = punch(s, r->offset + (i << s->meta.shift), n << s->meta.shift);
+		else
+			n = 1;
+	}
+	return err;
+}
+
+static bool is_zero(const void *buf, size_t len)
+{
+	return !*(const char *)buf && !memcmp(buf, (const char *)buf + 1, len - 1);
+}
+
+static int write_table(struct sink *s)
+{
+	struct uffdwp__meta *m = &s->meta;
+	struct uffdwp__table_crc crc;
+	int err = 0;
+
+	uffdwp__table_crc_begin(&crc, m->page_size);
+	for (uint64_t pos = 0; !err && pos < m->table_size; pos += m->page_size) {
+		const char *page = (const char *)s->table + pos;
+		bool zero = is_zero(page, m->page_size);
+
+		uffdwp__table_crc_add(&crc, zero ? NULL : page);
+		if (!zero)
+			err = write_all(s->file.fd, page, m->page_size, m->table_offset + pos);
+	}
+	m->table_crc = crc.crc;
+	return err;
+}
+
+static int write_header(struct sink *s)
+{
+	void *buf = malloc(s->meta.header_size);
+	int err;
+
+	if (!buf)
+		return -ENOMEM;
+	uffdwp__meta_encode(&s->meta, &s->process, buf);
+	err = write_all(s->file.fd, buf, s->meta.header_size, 0);
+	free(buf);
+	return err;
+}
+
+static void note_size_on_disk(struct sink *s)
+{
+	struct stat st;
+
+	if (fstat(s->file.fd, &st))
+		return;
+	s->stats.file_size = (uint64_t)st.st_size;
+	s->stats.file_bytes = (uint64_t)st.st_blocks * 512;
+}
+
+static int publish(struct sink *s)
+{
+	int flags = fcntl(s->file.fd, F_GETFL), err = 0;
+
+	/* What is left has no alignment. */
+	if (flags < 0 || fcntl(s->file.fd, F_SETFL, flags & ~O_DIRECT))
+		return -errno;
+	for (uint32_t i = 0; !err && i < s->meta.nregions; i++)
+		err = punch_region(s, &s->meta.regions[i]);
+	if (!err)
+		err = write_table(s);
+	if (!err)
+		err = write_header(s);
+	if (!err)
+		err = uffdwp__newfile_publish(&s->file);
+	note_size_on_disk(s);
+	return err;
+}
+
+static int sink_end(void *ctx, const struct uffdwp_snapshot_result *result)
+{
+	struct sink *s = ctx;
+	int err = 0;
+
+	s->stats.direct = s->queue.direct;
+	if (result->verdict == UFFDWP_SNAPSHOT_COMPLETE) {
+		err = uffdwp__queue_idle(&s->queue) ? 0 : -EBUSY;
+		s->meta.sealed_ns = result->sealed_ns;
+		if (!err)
+			err = publish(s);
+	}
+	end_queue(s);
+	uffdwp__newfile_close(&s->file);
+	return err;
+}
+
+/* ---- Making one ---- */
+
+static int check_opts(struct uffdwp_image_opts *o, struct uffdwp__why *why)
+{
+	if (o->depth > DEPTH_MAX)
+		REFUSE(why, -EINVAL, "depth %u: must be at most %d", o->depth, DEPTH_MAX);
+	if (o->buffered > 1)
+		REFUSE(why, -EINVAL, "buffered %u: must be 0 or 1", o->buffered);
+	if (o->mode & ~0777u)
+		REFUSE(why, -EINVAL, "mode 0%o: must be within 0777", o->mode);
+	o->depth = o->depth ? o->depth : DEPTH_DEFAULT;
+	o->mode = o->mode ? o->mode : 0600;
+	return 0;
+}
+
+static int sink_new(struct sink **out, const char *path, const struct uffdwp_image_opts *opts)
+{
+	struct uffdwp_image_opts o;
+	struct uffdwp__why why;
+	struct sink *s;
+	int err = uffdwp__image_opts(&o, sizeof(o), opts,
+				     SIZE_UP_TO(struct uffdwp_image_opts, reason_size));
+
+	if (err)
+		return err;
+	why = (struct uffdwp__why){ o.reason, o.reason_size };
+	err = check_opts(&o, &why);
+	if (err)
+		return err;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	s->o = o;
+	uffdwp__process_read(&s->process, o.pid);
+	err = uffdwp__newfile_create(&s->file, path, o.mode, &why);
+	if (err)
+		free(s);
+	else
+		*out = s;
+	return err;
+}
+
+UFFDWP_PUBLIC int uffdwp_image_sink(struct uffdwp_sink *out, const char *path,
+				    const struct uffdwp_image_opts *opts)
+{
+	struct sink *s;
+	int err;
+
+	if (!out)
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	if (!path)
+		return -EINVAL;
+	err = sink_new(&s, path, opts);
+	if (err)
+		return err;
+	*out = (struct uffdwp_sink){ .sz = sizeof(*out),
+				     .ctx = s,
+				     .begin = begin,
+				     .write = sink_write,
+				     .zero = sink_zero,
+				     .wait = sink_wait,
+				     .end = sink_end,
+				     .free = sink_free };
+	return 0;
+}
+
+UFFDWP_PUBLIC int uffdwp_image_sink_stats(const struct uffdwp_sink *sink,
+					  struct uffdwp_image_stats *st)
+{
+	const struct sink *s;
+
+	/* By one of its functions a sink tells whose it is. */
+	if (!sink || sink->free != sink_free)
+		return -EINVAL;
+	s = sink->ctx;
+	return uffdwp__image_result(st, &s->stats, sizeof(*st),
+				    SIZE_UP_TO(struct uffdwp_image_stats, file_bytes));
+}

@@ -71,7 +71,7 @@ for lib in libuffdwp libuffdwp-image; do
 	[ "$(pc --modversion $lib)" = "$(sed -n 's/^Version: //p' "$BUILD/$lib.pc")" ]
 	verdict $? "pkg-config --modversion $lib"
 done
-for f in bin/uffd-stress bin/uffd-bench include/uffdwp.h include/uffdwp/image.h \
+for f in bin/uffd-stress bin/uffd-bench bin/uffd-image include/uffdwp.h include/uffdwp/image.h \
 	lib/arch/libuffdwp.so.0 lib/arch/libuffdwp-image.so.0; do
 	[ -s "$tree/opt/uffdwp/$f" ]
 	verdict $? "not installed: $f"

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * uffdwp/image.h - snapshot images on disk. In libuffdwp-image, which needs
+ * uffdwp/image.h - snapshot images on disk, and restore from them. In libuffdwp-image, which needs
  * liburing.
  *
  *	uffdwp_image_sink(&sink, "vm.img", NULL);	// then as any sink, see uffdwp/snapshot.h
  *	...
  *	uffdwp_image_open(&img, "vm.img", NULL);
- *	uffdwp_image_read(img, 0, 0, buf, len, NULL);	// of region 0
+ *	struct uffdwp_restore_opts o = { .sz = sizeof(o), .image = img, .handle = h };
+ *	uffdwp_restore_start(&rs, &o);	// the memory can be used at once; pages come as they are needed
+ *	uffdwp_restore_wait(rs, NULL);	// until all are there
+ *	uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE);
  *
  * An image is an ELF core file: one PT_LOAD for each region at its address, page-aligned in the file,
  * holes for zeros, and a note of name "uffdwp" with what the library needs besides, so that gdb,
@@ -131,6 +134,97 @@ struct uffdwp_image_damage {
 
 /* Check every page. -EBADMSG, or the first error: see damage, which may be NULL. Thread-safe. */
 int uffdwp_image_verify(const struct uffdwp_image *img, struct uffdwp_image_damage *damage);
+
+/* ---- Restoring -------------------------------------------------------- */
+
+struct uffdwp_restore; /* an image being brought into memory */
+
+struct uffdwp_restore_range {
+	uint32_t region, reserved;
+	uint64_t offset, len;
+};
+
+struct uffdwp_restore_opts {
+	size_t sz;
+	const struct uffdwp_image *image; /* borrowed until uffdwp_restore_free() */
+	struct uffdwp *handle;		  /* borrowed; eager: NULL */
+	/*
+	 * Where each region of the image goes: memory of its length and page size that was never written.
+	 * NULL: the addresses in the image.
+	 */
+	const uint64_t *addrs;
+	uint32_t eager; /* 1: read all of it now, checked, without faults; no region is added */
+	/* 1: regions are write-protected too, and pages arrive protected: for a tracker or a snapshot */
+	uint32_t protect;
+	uint32_t prefetch; /* 0: a thread fills in the rest; 1: none does, before wait or free */
+	uint32_t buffered; /* 1: that thread reads through the page cache, 0: O_DIRECT if possible */
+	uint32_t depth; /* reads of it in flight, at most 256; 0: 8, fewer while there are faults */
+	uint32_t reserved;
+	uint64_t rate; /* bytes a second, at most, by the thread; 0: no limit */
+	/* What the thread begins with: as uffdwp_restore_order() recorded it; copied. */
+	const struct uffdwp_restore_range *order;
+	size_t norder;
+	char *reason; /* what is wrong; may be NULL */
+	size_t reason_size;
+};
+
+/*
+ * Begin. Lazy: each region of the image is added to the handle, with missing faults, and can be used at
+ * once. A page that is damaged, or can not be read, is poisoned (SIGBUS), or made inaccessible
+ * (SIGSEGV) by kernels that can not (before 6.6); never wrong. Not for a handle served by SIGBUS
+ * (-EOPNOTSUPP), nor an image of another machine or page size. Discards of memory that is
+ * not there yet are undone by its arrival.
+ * Errors: -EINVAL, -E2BIG, -ENOMEM, -EAGAIN, those of uffdwp_region_add(); eager: -EBADMSG and
+ * errors of read(2), memory is undefined then. After an error nothing stays registered.
+ * Not from operations (-EDEADLK). Thread-safe.
+ */
+int uffdwp_restore_start(struct uffdwp_restore **out, const struct uffdwp_restore_opts *opts);
+
+/* The region that a region of the image became; NULL: eager, or there is none. Thread-safe. */
+struct uffdwp_region *uffdwp_restore_region(struct uffdwp_restore *rs, uint32_t region);
+
+struct uffdwp_restore_stats {
+	size_t sz;
+	int32_t error;			/* the first one; 0: none */
+	uint32_t done;			/* 1: every page is there that is not zeros */
+	uint64_t size;			/* to be placed: the image's data */
+	uint64_t bytes;			/* of it, placed so far, damaged ones among them */
+	uint64_t by_fault, by_prefetch; /* placed because somebody waited, or before */
+	uint64_t faults;		/* served, those on zeros among them */
+	uint64_t damaged;		/* bytes */
+	/* Durations, ns: of uffdwp_restore_start(); from its begin until all was there, or 0. */
+	uint64_t start_ns, done_ns;
+};
+
+/* Set st->sz first. -EINVAL: NULL, or sz smaller than the first version's. Thread-safe. */
+int uffdwp_restore_stats(struct uffdwp_restore *rs, struct uffdwp_restore_stats *st);
+
+/*
+ * Wait until every page is there; reads it in the calling thread if there is no other. 0, or the
+ * first error, -EBADMSG for damaged pages: also then all is there that could be. st, which may be
+ * NULL, as uffdwp_restore_stats(). Not from operations. Thread-safe.
+ */
+int uffdwp_restore_wait(struct uffdwp_restore *rs, struct uffdwp_restore_stats *st);
+
+/*
+ * In which order pages were asked for by faults, from the beginning on: writes at most n ranges, returns
+ * how many there are, or -EINVAL. Thread-safe.
+ */
+int64_t uffdwp_restore_order(struct uffdwp_restore *rs, struct uffdwp_restore_range *ranges,
+			     size_t n);
+
+/* How a restore ends. */
+enum uffdwp_restore_end {
+	UFFDWP_RESTORE_KEEP = 0, /* read the rest; the regions stay, with default operations */
+	UFFDWP_RESTORE_REMOVE,	 /* read the rest; the regions are removed */
+	UFFDWP_RESTORE_ABANDON,	 /* read nothing; the regions are removed, the rest is lost */
+};
+
+/*
+ * End, and free rs; NULL is allowed. Returns what uffdwp_restore_wait() would. -EINVAL: how; -EDEADLK:
+ * called from an operation; nothing was done then. Nobody else may use rs during or after it.
+ */
+int uffdwp_restore_free(struct uffdwp_restore *rs, uint32_t how);
 
 #ifdef __cplusplus
 }

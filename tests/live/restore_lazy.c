@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Restore on every type of memory: served by faults, by the prefetch, by both; with and without protection;
+ * by threads and by the caller; in recorded order; and how it ends.
+ */
+#include "../common/restore.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static struct uffdwp_restore_stats stats_of(struct uffdwp_restore *rs)
+{
+	struct uffdwp_restore_stats st = { .sz = sizeof(st) };
+
+	CHECK_EQ(uffdwp_restore_stats(rs, &st), 0);
+	return st;
+}
+
+static void check_complete(struct restored *c, struct uffdwp_restore *rs)
+{
+	struct uffdwp_restore_stats st = { .sz = sizeof(st) };
+
+	CHECK_EQ(uffdwp_restore_wait(rs, &st), 0);
+	CHECK_EQ(st.done, 1);
+	CHECK_EQ(st.error, 0);
+	CHECK_EQ(st.size, c->size);
+	CHECK_EQ(st.bytes, c->size);
+	CHECK_EQ(st.by_fault + st.by_prefetch, c->size);
+	CHECK_EQ(st.damaged, 0);
+	CHECK(st.done_ns > 0 && st.start_ns > 0);
+	CHECK_EQ(uffdwp_error(c->h), 0);
+}
+
+/* By faults and prefetch at once, then all again. */
+static void both_by(struct live *t, uint32_t serve, uint32_t protect)
+{
+	struct uffdwp_restore_opts o = { .protect = protect };
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, serve, 0, 0);
+	rs = restored_start(&c, &o);
+	restored_compare(&c);
+	check_complete(&c, rs);
+	restored_compare(&c);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_compare(&c);
+	restored_end(&c);
+}
+
+static void both_threads(struct live *t)
+{
+	both_by(t, UFFDWP_SERVE_THREADS, 0);
+}
+
+static void both_caller(struct live *t)
+{
+	both_by(t, UFFDWP_SERVE_CALLER, 0);
+}
+
+static void both_protected(struct live *t)
+{
+	both_by(t, UFFDWP_SERVE_THREADS, 1);
+}
+
+/* Without a prefetch faults bring everything; what they bring is what was asked for. */
+static void faults_alone(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct uffdwp_restore_stats st;
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(live_load(t->mem.addr), live_load(c.data));
+	/* Who waited goes on before it is counted. */
+	while (!(st = stats_of(rs)).by_fault)
+		live_msleep(1);
+	CHECK(st.by_fault < c.size);
+	CHECK_EQ(st.done, 0);
+	CHECK_EQ(st.by_prefetch, 0);
+	restored_compare(&c);
+	while ((st = stats_of(rs)).by_fault < c.size)
+		live_msleep(1);
+	CHECK_EQ(st.by_prefetch, 0);
+	check_complete(&c, rs);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
+/* Nobody asks: wait brings everything without a fault on what is not zeros. */
+static void wait_alone(struct live *t)
+{
+	for (uint32_t prefetch = 0; prefetch < 2; prefetch++) {
+		struct uffdwp_restore_opts o = { .prefetch = prefetch, .buffered = prefetch };
+		struct uffdwp_restore *rs;
+		struct restored c;
+
+		restored_make(&c, t);
+		restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+		rs = restored_start(&c, &o);
+		check_complete(&c, rs);
+		CHECK_EQ(stats_of(rs).by_prefetch, c.size);
+		CHECK_EQ(stats_of(rs).faults, 0);
+		restored_compare(&c);
+		CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+		restored_end(&c);
+		/* For the next round the memory must be missing again, also in the page cache. */
+		mem_unmap(&t->mem);
+		CHECK_EQ(mem_map(&t->mem, t->mem.kind, t->mem.size), 0);
+	}
+}
+
+/* Moved into place, huge pages stay what they are. */
+static void huge_pages(struct live *t)
+{
+	struct uffdwp_restore_opts o = { 0 };
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	t->page = 2u << 20;
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_MOVE, 0);
+	rs = restored_start(&c, &o);
+	check_complete(&c, rs);
+	/* Half of it is not a huge page of zeros. */
+	CHECK(mem_thp_bytes(&t->mem) >= t->mem.size / 2);
+	restored_compare(&c);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
+/* The regions stay, with their faults: what was discarded is zeros, not what was in the image. */
+static void keep(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct uffdwp_restore *rs;
+	struct uffdwp_region *r;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	r = uffdwp_restore_region(rs, 0);
+	CHECK(r == uffdwp_region_find(c.h, c.addr));
+	CHECK(!uffdwp_restore_region(rs, 1));
+	CHECK_EQ(uffdwp_region_page_size(r), t->page);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_KEEP), 0);
+	CHECK(r == uffdwp_region_find(c.h, c.addr));
+	CHECK(!uffdwp_region_ctx(r));
+	restored_compare(&c);
+	CHECK_EQ(uffdwp_region_remove(r), 0);
+	restored_end(&c);
+}
+
+/* A page that was there and was discarded by the program does not come back, while others still come. */
+static void discarded(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(live_load(t->mem.addr), live_load(c.data));
+	CHECK(live_load(c.data));
+	live_store(t->mem.addr, 1);
+	CHECK_EQ(madvise(t->mem.addr, t->page, MADV_DONTNEED), 0);
+	CHECK_EQ(live_load(t->mem.addr), 0);
+	memset(c.data, 0, t->page);
+	check_complete(&c, rs);
+	restored_compare(&c);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
+/* What is not there when it is given up is lost, nobody hangs, and nothing stays registered. */
+static void abandon(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .rate = 1 };
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(live_load(t->mem.addr), live_load(c.data));
+	CHECK_EQ(stats_of(rs).done, 0);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_ABANDON), 0);
+	CHECK(!uffdwp_region_find(c.h, c.addr));
+	CHECK_EQ(live_load(t->mem.addr), live_load(c.data));
+	for (size_t i = 0; i < t->pages; i++)
+		live_load(t->mem.addr + i * t->page);
+	restored_end(&c);
+}
+
+/* A slow prefetch does not hold up the end. */
+static void hurry(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .rate = 1000 };
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_compare(&c);
+	restored_end(&c);
+}
+
+/* Protected pages are delivered to a write operation that comes later. */
+static int on_write(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	(void)r;
+	atomic_fetch_add((_Atomic uint64_t *)ctx, f->len);
+	return 0;
+}
+
+static void arrives_protected(struct live *t)
+{
+	const struct uffdwp_ops ops = { .sz = sizeof(ops), .write = on_write };
+	struct uffdwp_restore_opts o = { .protect = 1 };
+	_Atomic uint64_t written = 0;
+	struct uffdwp_restore *rs;
+	struct uffdwp_region *r;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	restored_compare(&c);
+	r = uffdwp_restore_region(rs, 0);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_KEEP), 0);
+	CHECK_EQ(uffdwp_region_set_ops(r, &ops, &written), 0);
+	for (size_t i = 0; i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, 1);
+	CHECK_EQ(atomic_load(&written), t->mem.size);
+	restored_end(&c);
+}
+
+/* ---- Order ---- */
+
+/* What faults asked for comes first the next time, and is all there when it has come. */
+static void order(struct live *t)
+{
+	static const unsigned int at[] = { 3, 40, 11, 41, 42, 3, 120 };
+	struct uffdwp_restore_range r[16], some[1];
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct uffdwp_restore *rs;
+	struct restored c;
+	int64_t n;
+
+	restored_make(&c, t);
+	/* No zeros, so that what is asked for is known. */
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(uffdwp_restore_order(rs, NULL, 0), 0);
+	for (size_t i = 0; i < sizeof(at) / sizeof(at[0]); i++)
+		live_load(t->mem.addr + at[i] * t->page);
+	n = uffdwp_restore_order(rs, r, 16);
+	CHECK(n >= 2 && n <= 7);
+	CHECK_EQ(uffdwp_restore_order(rs, some, 1), n);
+	CHECK_EQ(some[0].offset, r[0].offset);
+	CHECK_EQ(r[0].region, 0);
+	for (int64_t i = 0; i < n; i++) {
+		bool asked = false;
+
+		for (size_t k = 0; k < sizeof(at) / sizeof(at[0]); k++)
+			asked |= r[i].offset <= at[k] * t->page &&
+				 at[k] * t->page < r[i].offset + r[i].len;
+		CHECK(asked);
+	}
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
+/* With the order alone within the rate, what it names comes without a fault, and nothing else. */
+static void order_used(struct live *t)
+{
+	struct uffdwp_restore_range first = { .offset = 100 * t->page, .len = 8 * t->page };
+	struct uffdwp_restore_opts o = { .rate = 1, .order = &first, .norder = 1 };
+	struct uffdwp_restore_stats st = { .sz = sizeof(st) };
+	uint64_t want = 0, faults;
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	for (uint64_t i = 0; i < 8; i++)
+		for (uint64_t k = 0; k < t->page; k++)
+			if (c.data[first.offset + i * t->page + k]) {
+				want += t->page;
+				break;
+			}
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	do {
+		live_msleep(1);
+		st = stats_of(rs);
+	} while (st.by_prefetch < want);
+	CHECK_EQ(st.by_prefetch, want);
+	faults = st.faults;
+	for (uint64_t i = 0; i < 8; i++)
+		if (memcmp(c.data + first.offset + i * t->page,
+			   t->mem.addr + first.offset + i * t->page, t->page))
+			FAIL("page %llu", (unsigned long long)i);
+	/* Zeros are faults still. */
+	CHECK(stats_of(rs).faults - faults <= 8 - want / t->page);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_ABANDON), 0);
+	restored_end(&c);
+}
+
+/* ---- The address space changes ---- */
+
+static void remapped(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct uffdwp_restore *rs;
+	struct restored c;
+	char *to;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_EVENT_REMAP, 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(live_load(t->mem.addr), live_load(c.data));
+	to = mmap(NULL, t->mem.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(to != MAP_FAILED);
+	CHECK(mremap(t->mem.addr, t->mem.size, t->mem.size, MREMAP_MAYMOVE | MREMAP_FIXED, to) ==
+	      to);
+	t->mem.addr = to;
+	c.addr = (uintptr_t)to;
+	/* The fault comes after the event, so the prefetch knows the address by then. */
+	live_load(to + t->mem.size - t->page);
+	check_complete(&c, rs);
+	restored_compare(&c);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
+/* Part of it goes away: the rest comes. */
+static void unmapped(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct uffdwp_restore_stats st = { .sz = sizeof(st) };
+	size_t hole = t->mem.size / 4;
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_EVENT_UNMAP, 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(munmap(t->mem.addr + hole, hole), 0);
+	CHECK_EQ(uffdwp_restore_wait(rs, &st), 0);
+	CHECK_EQ(st.done, 1);
+	for (size_t i = 0; i < t->mem.size; i += 8)
+		if ((i < hole || i >= 2 * hole) &&
+		    live_load(t->mem.addr + i) != live_load(c.data + i))
+			FAIL("at %zu", i);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
+/* A forked child frees its copy while the parent's prefetch sleeps, and the parent notices nothing. */
+static void forked(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .rate = 1000 };
+	struct uffdwp_restore *rs;
+	struct restored c;
+	int status;
+	pid_t pid;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid)
+		_exit(uffdwp_restore_wait(rs, NULL) != -ECHILD ||
+		      uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE) != 0);
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK_EQ(status, 0);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_compare(&c);
+	restored_end(&c);
+}
+
+/* ---- Eager ---- */
+
+static void eager(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .eager = 1 };
+	struct uffdwp_restore_stats st = { .sz = sizeof(st) };
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(uffdwp_restore_wait(rs, &st), 0);
+	CHECK_EQ(st.done, 1);
+	CHECK_EQ(st.bytes, c.size);
+	CHECK_EQ(st.faults, 0);
+	CHECK(!uffdwp_restore_region(rs, 0));
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_KEEP), 0);
+	restored_compare(&c);
+	restored_end(&c);
+}
+
+#define BASE (KINDS_ALL & ~KINDS_HUGETLB & ~BIT(MEM_THP))
+
+static const struct live_case cases[] = {
+	{ "both/threads", both_threads, KINDS_ALL, 0, 0 },
+	{ "both/caller", both_caller, KINDS_ALL, 0, 0 },
+	{ "both/protected", both_protected, KINDS_ALL, 0, 0 },
+	{ "faults-alone", faults_alone, KINDS_ALL, 0, 0 },
+	{ "wait-alone", wait_alone, KINDS_ALL, 0, 0 },
+	{ "huge-pages", huge_pages, BIT(MEM_THP), UFFDWP_FEATURE_MOVE, 0 },
+	{ "keep", keep, KINDS_ALL, 0, 0 },
+	{ "discarded", discarded, BIT(MEM_ANON) | BIT(MEM_THP), 0, 0 },
+	{ "abandon", abandon, KINDS_ALL, 0, 0 },
+	{ "hurry", hurry, BASE, 0, 0 },
+	{ "arrives-protected", arrives_protected, KINDS_ALL, 0, 0 },
+	{ "order", order, BIT(MEM_ANON), 0, 0 },
+	{ "order-used", order_used, BIT(MEM_ANON), 0, 0 },
+	{ "remapped", remapped, BASE, UFFDWP_FEATURE_EVENT_REMAP, 0 },
+	{ "unmapped", unmapped, BASE, UFFDWP_FEATURE_EVENT_UNMAP, 0 },
+	{ "forked", forked, BIT(MEM_ANON), 0, 0 },
+	{ "eager", eager, KINDS_ALL, 0, 0 },
+};
+
+LIVE_MAIN(cases)

@@ -174,11 +174,12 @@ run "uffd-stress events --sandbox" 60 "$BUILD/uffd-stress" events --sandbox --me
 run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
 
 # They look at sources and at installed files, which a sanitizer does not change. Those left out need a
-# C++ compiler, or build everything again, more than once: they are steps of .ci/run.
+# C++ compiler, clang, gdb, or build everything again, more than once: they are steps of .ci/run.
 if [ -z "$SAN" ]; then
 	for script in tests/*.sh; do
 		case $script in
-		tests/run.sh | tests/kernels.sh | tests/cxx-header.sh | tests/headers.sh | tests/mutants.sh) ;;
+		tests/run.sh | tests/kernels.sh | tests/cxx-header.sh | tests/headers.sh | tests/mutants.sh | \
+			tests/fuzz.sh | tests/image-elf.sh) ;;
 		*) run "$script" 120 "$script" ;;
 		esac
 	done

@@ -70,6 +70,7 @@ TOOLS := $(patsubst tools/%/,%,$(filter-out tools/common/,$(sort $(dir $(wildcar
 EXAMPLE_SRC := $(wildcard examples/*.c)
 UNIT_SRC := $(wildcard tests/unit/*.c)
 LIVE_SRC := $(wildcard tests/live/*.c)
+TORTURE_SRC := $(wildcard tests/torture/*.c)
 FAULT_SRC := $(wildcard tests/fault/*.c)
 # Shared by the test programs, and no test itself.
 TEST_COMMON_SRC := $(wildcard tests/common/*.c)
@@ -89,6 +90,7 @@ TOOL_BINS = $(TOOLS:%=$(BUILD)/%)
 EXAMPLE_BINS = $(call program,$(EXAMPLE_SRC))
 UNIT_BINS = $(call program,$(UNIT_SRC))
 LIVE_BINS = $(call program,$(LIVE_SRC))
+TORTURE_BINS = $(call program,$(TORTURE_SRC))
 FAULT_BIN = $(BUILD)/tests/fault/inject
 # The library once more, with its system calls marked: see tests/fault/site.h.
 FAULT_LIB_SRC = $(LIB_SRC)
@@ -112,7 +114,7 @@ INSTALLED = $(HEADER):$(INCLUDEDIR)/uffdwp.h \
 
 # ---- Targets ----
 
-.PHONY: all tests demo check check-run check-asan check-tsan check-kernels check-kernels-run check-fault \
+.PHONY: all tests demo check check-run check-asan check-tsan check-torture check-kernels check-kernels-run check-fault \
 	bench install uninstall clean help FORCE
 .DELETE_ON_ERROR:
 # Objects of programs are chained through pattern rules; keep them for the next make.
@@ -120,7 +122,7 @@ INSTALLED = $(HEADER):$(INCLUDEDIR)/uffdwp.h \
 
 all: $(LIBS) $(TOOL_BINS) $(EXAMPLE_BINS)
 
-tests: all $(UNIT_BINS) $(LIVE_BINS) $(FAULT_BIN)
+tests: all $(UNIT_BINS) $(LIVE_BINS) $(FAULT_BIN) $(TORTURE_BINS)
 
 Q = $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' $(1) $(2))
@@ -159,6 +161,13 @@ check-fault:
 	$(Q)tools/bootstrap
 	$(REMAKE) $(FAULT_BIN)
 	$(FAULT_BIN) $(FAULT_ARGS)
+
+# Load, then the same with little memory and much swapping.
+check-torture:
+	$(Q)tools/bootstrap
+	$(REMAKE) tests
+	$(BUILD)/tests/torture/load $(TORTURE_ARGS)
+	$(Q)BUILD=$(BUILD) tests/pressure.sh
 
 check-run: tests
 	$(Q)BUILD=$(BUILD) SAN=$(SAN) CC='$(CC)' tests/run.sh
@@ -199,6 +208,7 @@ help:
 	@echo '  check-asan  the same tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo '  check-tsan  the same tests with ThreadSanitizer'
 	@echo '  check-kernels  the tests on kernels from 5.10 to the newest, emulated (KERNELS_ARGS=--short)'
+	@echo '  check-torture  load, and load with little memory (TORTURE_ARGS=--short)'
 	@echo '  check-fault  every system call of the library fails in turn (FAULT_ARGS=...)'
 	@echo '  bench       uffd-bench: ratios to what one would write by hand (BENCH_ARGS=...)'
 	@echo '  install     to $$(DESTDIR)$$(PREFIX)'
@@ -277,8 +287,8 @@ $(EXAMPLE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(IMAGE_STATIC) $(STATIC)
 	$(call say,LD,$@)
 	$(call link,$(URING_LIBS))
 
-$(UNIT_BINS) $(LIVE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(call obj,$(TEST_COMMON_SRC) $(COMMON_SRC)) \
-		$(IMAGE_STATIC) $(STATIC)
+$(UNIT_BINS) $(LIVE_BINS) $(TORTURE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o \
+		$(call obj,$(TEST_COMMON_SRC) $(COMMON_SRC)) $(IMAGE_STATIC) $(STATIC)
 	$(call say,LD,$@)
 	$(call link,$(TEST_LIBS) $(URING_LIBS))
 
@@ -287,5 +297,5 @@ $(FAULT_BIN): $(call obj,$(FAULT_SRC) $(TEST_COMMON_SRC) $(COMMON_SRC)) $(FAULT_
 	$(call link,$(TEST_LIBS) $(URING_LIBS))
 
 -include $(patsubst %.o,%.d,$(FAULT_LIB) $(call obj,$(LIB_SRC) $(IMAGE_SRC) $(COMMON_SRC) $(wildcard tools/*/*.c) \
-	$(EXAMPLE_SRC) $(UNIT_SRC) $(LIVE_SRC) $(FAULT_SRC) \
+	$(EXAMPLE_SRC) $(UNIT_SRC) $(LIVE_SRC) $(FAULT_SRC) $(TORTURE_SRC) \
 	$(TEST_COMMON_SRC)))

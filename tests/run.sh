@@ -157,6 +157,10 @@ done
 # `make check-fault` is the long form.
 run "tests/fault/inject --short" 120 "$BUILD/tests/fault/inject" --short
 
+# `make check-torture` is the long form.
+run "tests/torture/load --short" 120 "$BUILD/tests/torture/load" --short
+[ -n "$SAN" ] || run "tests/pressure.sh --short" 120 tests/pressure.sh --short
+
 # Sixteen see every combination of modes.
 bounces=16 rounds=2
 [ -z "${UFFDWP_BRIEF-}" ] || bounces=4 rounds=1
@@ -178,8 +182,8 @@ run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
 if [ -z "$SAN" ]; then
 	for script in tests/*.sh; do
 		case $script in
-		tests/run.sh | tests/kernels.sh | tests/cxx-header.sh | tests/headers.sh | tests/mutants.sh | \
-			tests/fuzz.sh | tests/image-elf.sh) ;;
+		tests/run.sh | tests/kernels.sh | tests/pressure.sh | tests/cxx-header.sh | tests/headers.sh | \
+			tests/mutants.sh | tests/fuzz.sh | tests/image-elf.sh) ;;
 		*) run "$script" 120 "$script" ;;
 		esac
 	done

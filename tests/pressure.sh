@@ -1,0 +1,117 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# Load while memory is short: in a memory cgroup with a limit below what the programs use, with swap in
+# zram, so that pages are swapped out while they are protected, tracked and saved. It is checked that they were.
+#
+#	tests/pressure.sh [--short]
+#
+# The cgroup and the zram device are its own, and are taken away at the end, also by a signal. Exit: 0, 1, 2
+# misuse, 77 where this can not be set up (the last line says why).
+set -u
+cd "$(dirname "$0")/.." || exit 99
+BUILD=${BUILD-build}
+seconds=60
+case ${1-} in
+'') ;;
+--short) seconds=2 ;;
+*)
+	echo "usage: tests/pressure.sh [--short]" >&2
+	exit 2
+	;;
+esac
+
+group='' zram='' job=''
+clean_up() {
+	trap '' INT TERM HUP
+	if [ -n "$job" ]; then
+		kill -9 "$job" 2>/dev/null
+		wait "$job" 2>/dev/null
+	fi
+	if [ -n "$zram" ]; then
+		swapoff "/dev/zram$zram" 2>/dev/null
+		echo 1 >"/sys/block/zram$zram/reset" 2>/dev/null
+		echo "$zram" >/sys/class/zram-control/hot_remove 2>/dev/null
+	fi
+	# What ran in it may need a moment to be gone.
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		[ -d "${group:-/nowhere}" ] || break
+		rmdir "$group" 2>/dev/null || sleep 0.2
+	done
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM HUP
+
+skip() {
+	echo "skipped: $*"
+	exit 77
+}
+
+[ "$(id -u)" = 0 ] || skip "memory pressure needs root"
+
+# A device of its own: one that is there may be somebody's.
+[ -r /sys/class/zram-control/hot_add ] || skip "no zram to swap to"
+zram=$(cat /sys/class/zram-control/hot_add) || skip "no zram device can be added"
+node=/dev/zram$zram
+[ -b "$node" ] || mknod "$node" b "$(cut -d: -f1 "/sys/block/zram$zram/dev")" \
+	"$(cut -d: -f2 "/sys/block/zram$zram/dev")" || skip "no node for zram$zram"
+echo 1G >"/sys/block/zram$zram/disksize" || skip "zram$zram takes no size"
+mkswap "$node" >/dev/null || skip "no swap can be made on zram$zram"
+swapon -p 100 "$node" || skip "zram$zram can not be swapped to"
+
+if [ -d /sys/fs/cgroup/memory ]; then
+	group=/sys/fs/cgroup/memory/uffdwp-pressure-$$ limit=memory.limit_in_bytes
+elif grep -qw memory /sys/fs/cgroup/cgroup.controllers 2>/dev/null; then
+	echo +memory >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null
+	group=/sys/fs/cgroup/uffdwp-pressure-$$ limit=memory.max
+else
+	skip "no memory cgroup"
+fi
+mkdir "$group" 2>/dev/null || { group=''; skip "no cgroup can be made"; }
+[ -w "$group/$limit" ] || skip "the cgroup has no $limit"
+
+swapped() {
+	awk '$1 == "pswpout" || $1 == "pswpin" { n += $2 } END { printf "%d\n", n }' /proc/vmstat
+}
+
+passed=0 failed=0 total=0
+# squeeze NAME MIB COMMAND...: with so much memory.
+squeeze() {
+	local name=$1 mib=$2 before rc n
+	shift 2
+	# The limit of a group that is still full can not be lowered at once: it is empty here.
+	echo $((mib << 20)) >"$group/$limit" || return 1
+	before=$(swapped)
+	(echo "$BASHPID" >"$group/cgroup.procs" && exec "$@") >"${TMPDIR:-/tmp}/uffdwp-pressure-$$" 2>&1 &
+	job=$!
+	wait "$job"
+	rc=$?
+	job=''
+	n=$(($(swapped) - before))
+	total=$((total + n))
+	if [ $rc = 0 ] && [ $n -gt 0 ]; then
+		passed=$((passed + 1))
+		printf 'pressure: %s in %d MiB, %d pages swapped out or in: nothing lost\n' "$name" "$mib" "$n"
+	else
+		failed=$((failed + 1))
+		printf 'FAIL %s in %d MiB: exit %d, %d pages swapped\n' "$name" "$mib" $rc $n
+		tail -n 20 "${TMPDIR:-/tmp}/uffdwp-pressure-$$"
+	fi
+	rm -f "${TMPDIR:-/tmp}/uffdwp-pressure-$$"
+}
+
+stress=$BUILD/uffd-stress
+squeeze 'bounce of 48 MiB, protected' 64 "$stress" bounce --mem=anon --size=48M --modes=random,poll+racing \
+	--duration="$seconds" --no-progress
+squeeze 'shmem bounce of 48 MiB, protected' 64 "$stress" bounce --mem=shmem --size=48M --modes=random,poll+racing \
+	--duration="$seconds" --no-progress
+# Some of it is locked, and a child copies it.
+squeeze 'tracking of 24 MiB' 64 "$stress" track --mem=anon --size=24M --duration="$seconds" --no-progress
+squeeze 'snapshots of 128 MiB' 128 "$BUILD/tests/torture/load" --only=snapshots --size=128 --seconds="$seconds"
+# 64 writers that swap take their time for a round of 160 MiB.
+[ $seconds -lt 10 ] || squeeze '10,000 regions of 160 MiB' 128 "$BUILD/tests/torture/load" --only=regions \
+	--seconds="$seconds"
+
+echo "pressure: $total pages swapped out or in"
+echo "$passed passed, $failed failed, 0 skipped"
+[ $failed = 0 ]

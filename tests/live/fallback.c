@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What older kernels, and containers, lack, taken away here by masking features and by filters: what stands in for
+ * it runs, or the refusal says what is missing.
+ */
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../common/deny.h"
+#include "../common/live.h"
+#include "common/uapi-extra.h"
+#include <uffdwp/snapshot.h>
+#include <uffdwp/track.h>
+
+/* ---- Where the descriptor comes from ---- */
+
+static uint32_t source_of(struct uffdwp_opts o)
+{
+	struct uffdwp *h = live_open_opts(&o);
+	struct uffdwp_info info;
+
+	live_info(h, &info);
+	CHECK_EQ(uffdwp_close(h), 0);
+	return info.source;
+}
+
+static void no_device(struct live *t)
+{
+	struct uffdwp_opts o = { .sz = sizeof(o), .source = UFFDWP_SOURCE_DEVICE };
+	struct uffdwp *h;
+
+	(void)t;
+	deny(SYS_ioctl, 1, (uint32_t)USERFAULTFD_IOC_NEW, EPERM);
+	CHECK_EQ(source_of((struct uffdwp_opts){ .threads = 1 }), UFFDWP_SOURCE_SYSCALL);
+	CHECK_EQ(uffdwp_open(&h, &o), -EPERM);
+}
+
+static void no_syscall(struct live *t)
+{
+	struct uffdwp_opts o = { .sz = sizeof(o), .source = UFFDWP_SOURCE_SYSCALL };
+	struct uffdwp *h;
+
+	(void)t;
+	if (access("/dev/userfaultfd", R_OK | W_OK))
+		live_skip("no /dev/userfaultfd to take instead");
+	deny(SYS_userfaultfd, -1, 0, ENOSYS);
+	CHECK_EQ(source_of((struct uffdwp_opts){ .threads = 1 }), UFFDWP_SOURCE_DEVICE);
+	CHECK_EQ(uffdwp_open(&h, &o), -ENOSYS);
+}
+
+/* ---- Protection ---- */
+
+static size_t present(const struct live *t)
+{
+	unsigned char *vec = calloc(t->pages, 1);
+	size_t n = 0;
+
+	CHECK(vec);
+	CHECK_EQ(mincore(t->mem.addr, t->mem.size, vec), 0);
+	for (size_t i = 0; i < t->pages; i++)
+		n += vec[i] & 1;
+	free(vec);
+	return n;
+}
+
+/* Linux before 5.14, and before 6.4: each page is read, through the kernel. */
+static void no_populate_read(struct live *t)
+{
+	struct uffdwp_opts o = { .threads = 1, .masked = UFFDWP_FEATURE_WP_UNPOPULATED };
+	struct uffdwp *h = live_open_opts(&o);
+	struct uffdwp_region *r = live_region(t, h, UFFDWP_MODE_WP, 1, NULL, NULL);
+	struct uffdwp_stats st;
+
+	deny(SYS_madvise, 2, MADV_POPULATE_READ, EINVAL);
+	CHECK_EQ(madvise(t->mem.addr, t->page, MADV_POPULATE_READ), -1);
+	CHECK_EQ(present(t), 0);
+	live_protect(t, r);
+	CHECK_EQ(present(t), t->pages);
+	for (size_t i = 0; i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, i);
+	live_stats(h, &st);
+	CHECK(st.write > 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
+/* Linux before 5.19: private memory without a file can, and nothing else. */
+static void no_shmem(struct live *t)
+{
+	struct uffdwp_opts o = { .threads = 1, .masked = UFFDWP_FEATURE_WP_HUGETLBFS_SHMEM };
+	struct uffdwp *h = live_open_opts(&o);
+	char reason[256] = "";
+	struct uffdwp_region_opts ro = { .sz = sizeof(ro),
+					 .addr = (uintptr_t)t->mem.addr,
+					 .len = t->mem.size,
+					 .page_size = t->page,
+					 .mode = UFFDWP_MODE_WP,
+					 .reason = reason,
+					 .reason_size = sizeof(reason) };
+	struct uffdwp_region *r;
+
+	if (BIT(t->mem.kind) & KINDS_ANON) {
+		CHECK_EQ(uffdwp_region_add(h, &ro, &r), 0);
+		live_protect(t, r);
+	} else {
+		CHECK_EQ(uffdwp_region_add(h, &ro, &r), -EOPNOTSUPP);
+		CHECK(strstr(reason, "WP_HUGETLBFS_SHMEM"));
+	}
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
+/* ---- Tracking and snapshots ---- */
+
+static void track_once(struct live *t, struct uffdwp_region *r, uint32_t mechanism)
+{
+	struct uffdwp_track_info info = { .sz = sizeof(info) };
+	struct uffdwp_track_query q = { .sz = sizeof(q) };
+	struct uffdwp_track *track;
+
+	CHECK_EQ(uffdwp_track_start(&track, &r, 1, NULL), 0);
+	CHECK_EQ(uffdwp_track_info(track, &info), 0);
+	CHECK_EQ(info.mechanism, mechanism);
+	live_store(t->mem.addr, 1);
+	CHECK_EQ(uffdwp_track_collect(track, &q), 0);
+	CHECK_EQ(q.bytes, t->page);
+	CHECK_EQ(uffdwp_track_stop(track), 0);
+}
+
+static void shoot_once(struct live *t, struct uffdwp_region *r, uint32_t strategy)
+{
+	struct uffdwp_snapshot_result res = { .sz = sizeof(res) };
+	void *copies[] = { malloc(t->mem.size) };
+	struct uffdwp_sink sink;
+	struct uffdwp_snapshot_opts o = { .sz = sizeof(o), .sink = &sink };
+	struct uffdwp_snapshot *s;
+
+	live_fill(t->mem.addr, t->mem.size, t->seed);
+	CHECK_EQ(uffdwp_sink_memory(&sink, copies, 1), 0);
+	CHECK_EQ(uffdwp_snapshot_new(&s, &r, 1, &o), 0);
+	CHECK_EQ(uffdwp_snapshot_arm(s), 0);
+	CHECK_EQ(uffdwp_snapshot_seal(s), 0);
+	CHECK_EQ(uffdwp_snapshot_wait(s, &res), 0);
+	CHECK_EQ(res.verdict, UFFDWP_SNAPSHOT_COMPLETE);
+	CHECK_EQ(res.strategy, strategy);
+	CHECK_EQ(memcmp(copies[0], t->mem.addr, t->mem.size), 0);
+	CHECK_EQ(uffdwp_snapshot_free(s), 0);
+	free(copies[0]);
+}
+
+/* Linux before 6.7. */
+static void no_async(struct live *t)
+{
+	struct uffdwp_opts o = { .threads = 1,
+				 .optional = UFFDWP_FEATURE_WP_ASYNC,
+				 .masked = UFFDWP_FEATURE_WP_ASYNC };
+	struct uffdwp *h = live_open_opts(&o);
+	struct uffdwp_region *r = live_region(t, h, UFFDWP_MODE_WP, 1, NULL, NULL);
+
+	track_once(t, r, UFFDWP_TRACK_SYNC);
+	shoot_once(t, r, UFFDWP_SNAPSHOT_COW);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
+/* A filter that does not know the ioctl, which the kernel has as long as it has WP_ASYNC. */
+static void no_scan(struct live *t)
+{
+	struct uffdwp_opts o = { .sz = sizeof(o),
+				 .serve = UFFDWP_SERVE_CALLER,
+				 .required = UFFDWP_FEATURE_WP_ASYNC };
+	struct uffdwp_opts sync = { .threads = 1 };
+	struct uffdwp_track *track;
+	struct uffdwp_region *r;
+	struct uffdwp *h;
+
+	deny(SYS_ioctl, 1, (uint32_t)UX_PAGEMAP_SCAN, ENOTTY);
+	CHECK_EQ(uffdwp_open(&h, &o), 0);
+	r = live_region(t, h, UFFDWP_MODE_WP, 1, NULL, NULL);
+	CHECK_EQ(uffdwp_track_start(&track, &r, 1, NULL), -EOPNOTSUPP);
+	CHECK_EQ(uffdwp_close(h), 0);
+	h = live_open_opts(&sync);
+	r = live_region(t, h, UFFDWP_MODE_WP, 1, NULL, NULL);
+	track_once(t, r, UFFDWP_TRACK_SYNC);
+	shoot_once(t, r, UFFDWP_SNAPSHOT_COW);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
+static const struct live_case cases[] = {
+	{ "no-device", no_device, KINDS_NONE, 0, 0 },
+	{ "no-syscall", no_syscall, KINDS_NONE, 0, 0 },
+	{ "no-populate-read", no_populate_read, BIT(MEM_ANON), 0, 0 },
+	{ "no-shmem", no_shmem, KINDS_ALL, 0, 0 },
+	{ "no-async", no_async, KINDS_ALL, 0, 0 },
+	{ "no-scan", no_scan, KINDS_ALL, UFFDWP_FEATURE_WP_ASYNC, 0 },
+};
+
+LIVE_MAIN(cases)

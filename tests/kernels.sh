@@ -39,8 +39,8 @@ qemu=
 # Time limits are so many times as long: they are there for what hangs, not for what emulation makes slow.
 slower=4
 # uffd-stress probe has rows of its own; what uffd-stress events does, tests/live does in less time; the
-# bitmap asks nothing of the kernel, and takes a minute.
-tests='!uffd-stress_probe !uffd-stress_events !.sh !unit/bitmap'
+# bitmap asks nothing of the kernel, and takes a minute; what fails a call, or loads, asks nothing else of it.
+tests='!uffd-stress_probe !uffd-stress_events !.sh !unit/bitmap !fault/inject !torture/load'
 limit=2400
 if [ $form = short ]; then
 	tests+=' tests/unit tests/live/obtained tests/live/open tests/live/minor tests/live/sigbus'

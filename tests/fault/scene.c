@@ -4,6 +4,10 @@
 
 #include <malloc.h>
 
+#ifdef LIVE_ASAN
+#include <sanitizer/lsan_interface.h>
+#endif
+
 #define THREADS 8
 #define WRITER_SECONDS 12 /* more than who serves waits for EAGAIN to end */
 
@@ -85,6 +89,10 @@ void scene_end(void)
 
 	CHECK_EQ(now.fds, before.fds);
 	CHECK_EQ(now.threads, before.threads);
+#ifdef LIVE_ASAN
+	if (__lsan_do_recoverable_leak_check())
+		FAIL("leak");
+#endif
 	if (!EXACT)
 		return;
 	CHECK_EQ(now.heap, before.heap);

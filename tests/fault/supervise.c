@@ -129,6 +129,19 @@ static bool is_target(struct supervisor *s, int site, int nr, uint64_t request)
 	return i == t->index || (t->on && i > t->index);
 }
 
+/* A sanitizer starts threads in its own way, and ends the program when that fails. */
+static bool ours(int site, int nr)
+{
+#if defined(LIVE_ASAN) || defined(LIVE_TSAN)
+	return strcmp(fault_site((unsigned int)site)->call, "pthread_create") != 0 ||
+	       nr == SYS_clone || nr == SYS_clone3;
+#else
+	(void)site;
+	(void)nr;
+	return true;
+#endif
+}
+
 static void answer(struct supervisor *s)
 {
 	uint64_t request = 0;
@@ -140,7 +153,9 @@ static void answer(struct supervisor *s)
 		return; /* its thread has ended */
 	nr = s->req->data.nr;
 	site = fault_marked((pid_t)s->req->pid, false);
-	if (site >= 0) {
+	if (site >= 0 && !ours(site, nr)) {
+		site = -1;
+	} else if (site >= 0) {
 		request = request_of(s->req, site);
 		count_call(s->run, site, nr, request);
 		fail = is_target(s, site, nr, request);

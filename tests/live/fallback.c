@@ -35,6 +35,9 @@ static void no_device(struct live *t)
 	struct uffdwp *h;
 
 	(void)t;
+	if (access("/dev/userfaultfd", R_OK | W_OK))
+		live_skip(
+			"no /dev/userfaultfd (Linux 6.1): refused by name, and replaced by the system call");
 	deny(SYS_ioctl, 1, (uint32_t)USERFAULTFD_IOC_NEW, EPERM);
 	CHECK_EQ(source_of((struct uffdwp_opts){ .threads = 1 }), UFFDWP_SOURCE_SYSCALL);
 	CHECK_EQ(uffdwp_open(&h, &o), -EPERM);
@@ -47,7 +50,8 @@ static void no_syscall(struct live *t)
 
 	(void)t;
 	if (access("/dev/userfaultfd", R_OK | W_OK))
-		live_skip("no /dev/userfaultfd to take instead");
+		live_skip(
+			"no /dev/userfaultfd (Linux 6.1): refused by name, and replaced by the system call");
 	deny(SYS_userfaultfd, -1, 0, ENOSYS);
 	CHECK_EQ(source_of((struct uffdwp_opts){ .threads = 1 }), UFFDWP_SOURCE_DEVICE);
 	CHECK_EQ(uffdwp_open(&h, &o), -ENOSYS);

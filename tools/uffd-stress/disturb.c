@@ -215,7 +215,7 @@ static bool compact(struct disturb *d)
 	return false;
 }
 
-static bool disturb(struct disturb *d, enum disturbance what)
+bool disturb_once(struct disturb *d, enum disturbance what)
 {
 	watchdog_step(names[what], atomic_load(&d->count[what]));
 	switch (what) {
@@ -249,7 +249,7 @@ static void *disturb_main(void *arg)
 		what = (enum disturbance)rng_below(&d->rng, DISTURB_KINDS);
 		if (!(d->kinds & BIT(what)))
 			continue;
-		if (disturb(d, what))
+		if (disturb_once(d, what))
 			atomic_fetch_add(&d->count[what], 1);
 		watchdog_step("rests", 0);
 		nap((long)rng_below(&d->rng, 500000));

@@ -42,6 +42,9 @@ const char *disturb_name(enum disturbance d);
 /* What can be done to the memory, less what depends on who watches: DONTNEED, REMOVE; and SWAP. */
 unsigned int disturb_possible(enum mem_kind kind);
 
+/* One of these, in the calling thread, which is no other's; whether it really happened. */
+bool disturb_once(struct disturb *d, enum disturbance what);
+
 /* All above count is set. */
 void disturb_start(struct disturb *d);
 void disturb_stop(struct disturb *d);

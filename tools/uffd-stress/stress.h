@@ -100,6 +100,9 @@ void watchdog_step(const char *text, uint64_t arg);
 void watchdog_rest(const char *text);
 void watchdog_leave(void);
 
+/* What a hang would be reported with: which case it is, and how to repeat it. NULL: nothing. */
+void watchdog_case(const char *text);
+
 /* fork(), without the watchdog's thread; the parent's watchdog goes on. */
 pid_t watchdog_fork(void);
 

@@ -44,6 +44,7 @@ static struct {
 	pthread_t thread;
 	unsigned int stall;
 	int stop;
+	_Atomic(const char *) about;
 } dog = { .stop = -1 };
 
 /* ---- What the watched threads do ---- */
@@ -90,6 +91,11 @@ void watchdog_leave(void)
 	watchdog_rest("left");
 	atomic_store(&mine->name, NULL);
 	mine = NULL;
+}
+
+void watchdog_case(const char *text)
+{
+	atomic_store(&dog.about, text);
 }
 
 /* ---- Report ---- */
@@ -173,7 +179,11 @@ static bool hangs(struct slot *s, uint64_t now)
 
 static void bite(const struct slot *s)
 {
+	const char *about = atomic_load(&dog.about);
+
 	out_fail("no step for %u seconds, a thread hangs:", dog.stall);
+	if (about)
+		out_fail("%s", about);
 	print_slot(s);
 	watchdog_report(0);
 	mem_hugepages_restore();

@@ -169,6 +169,8 @@ for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
 	run "uffd-stress sigbus $mem" 60 "$BUILD/uffd-stress" sigbus --mem=$mem --size=4M --bounces=$rounds
 	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=4M --bounces=$rounds
 	run "uffd-stress track $mem" 90 "$BUILD/uffd-stress" track --mem=$mem --size=4M --bounces=$((rounds * 4))
+	# Each of its seven ways.
+	run "uffd-stress snapshot $mem" 90 "$BUILD/uffd-stress" snapshot --mem=$mem --size=1M --bounces=$((rounds * 7))
 done
 # Measures nothing worth to know, but every side has to report what was written, and draws it.
 run "uffd-bench track" 60 "$BUILD/uffd-bench" track --size=2M --plot="$logs/track.svg"

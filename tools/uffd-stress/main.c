@@ -52,6 +52,8 @@ static int run(const struct stress_opts *o)
 		return events_run(o);
 	if (!strcmp(o->command, "track"))
 		return track_run(o);
+	if (!strcmp(o->command, "snapshot"))
+		return snapshot_run(o);
 	return probe_run(o);
 }
 

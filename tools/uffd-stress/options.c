@@ -20,7 +20,8 @@
 #define EVENTS 4u
 #define PROBE 8u
 #define TRACK 16u
-#define STRESS (BOUNCE | SIGBUS_CMD | EVENTS | TRACK)
+#define SNAPSHOT 32u
+#define STRESS (BOUNCE | SIGBUS_CMD | EVENTS | TRACK | SNAPSHOT)
 #define ANY (STRESS | PROBE)
 
 #define SIZE_MIN (UINT64_C(64) << 10)
@@ -36,6 +37,7 @@ static const char help[] =
 	"  sigbus   faults served in the faulting thread, in parent and forked child\n"
 	"  events   fork, mremap, discard and unmap while faults are in flight\n"
 	"  track    dirty tracking: no write is lost, none is invented, whatever happens meanwhile\n"
+	"  snapshot live snapshots: what is called complete is what memory was, whatever happens\n"
 	"  probe    a table of what the kernel promises about write protection; all rows, or those\n"
 	"           whose names begin with a PREFIX\n"
 	"\n"
@@ -47,11 +49,13 @@ static const char help[] =
 	"  --duration=SEC    stop after so many seconds (default 0: not limited)\n"
 	"  --handlers=N      serving threads (default 0: one a CPU)\n"
 	"  --serve=WAY       threads, caller or sigbus (default: bounce and events take turns\n"
-	"                    between threads and caller)\n"
+	"                    between threads and caller, snapshot between all)\n"
 	"  --modes=LIST      which bounces: random,racing,verify,poll or any of them, joined by '+'\n"
 	"                    for several combinations; plain: none of them; all: every\n"
 	"                    combination in turn (default)\n"
 	"  --mode=LIST       how writes are tracked: async,sync,caller,sigbus, or all (default)\n"
+	"  --strategy=LIST   how snapshots are taken: cow,precopy (precopy-sync,precopy-async), or\n"
+	"                    all (default)\n"
 	"  --run=N           most pages a write operation gets at once (default 1)\n"
 	"  --seed=N          repeat the random choices of an earlier run\n"
 	"  --watchdog=SEC    end with a report if a thread makes no step for so long (default 30)\n"
@@ -73,6 +77,7 @@ enum option_id {
 	SERVE,
 	MODES,
 	MODE,
+	STRATEGY,
 	RUN,
 	SEED,
 	WATCHDOG,
@@ -93,6 +98,7 @@ static const struct option longs[] = {
 	{ "serve", required_argument, NULL, SERVE },
 	{ "modes", required_argument, NULL, MODES },
 	{ "mode", required_argument, NULL, MODE },
+	{ "strategy", required_argument, NULL, STRATEGY },
 	{ "run", required_argument, NULL, RUN },
 	{ "seed", required_argument, NULL, SEED },
 	{ "watchdog", required_argument, NULL, WATCHDOG },
@@ -110,7 +116,7 @@ static const struct {
 	unsigned int bit;
 } commands[] = {
 	{ "bounce", BOUNCE }, { "sigbus", SIGBUS_CMD }, { "events", EVENTS },
-	{ "track", TRACK },   { "probe", PROBE },
+	{ "track", TRACK },   { "snapshot", SNAPSHOT }, { "probe", PROBE },
 };
 
 /* Which commands an option means something to. */
@@ -121,8 +127,11 @@ static unsigned int takers(int id)
 	case RUN:
 		return BOUNCE;
 	case SERVE:
-		return BOUNCE | EVENTS;
+		return BOUNCE | EVENTS | SNAPSHOT;
 	case HANDLERS:
+		return BOUNCE | EVENTS | TRACK | SNAPSHOT;
+	case STRATEGY:
+		return SNAPSHOT;
 	case SANDBOX:
 		return BOUNCE | EVENTS | TRACK;
 	case MODE:
@@ -299,12 +308,25 @@ static int take_mode(const char *s, unsigned int *out)
 	return misuse("--mode=%s: want all, or some of async,sync,caller,sigbus", s);
 }
 
+static int take_strategy(const char *s, unsigned int *out)
+{
+	static const char *const names[] = { "cow", "precopy-sync", "precopy-async", "precopy" };
+	unsigned int list;
+
+	if (!take_list(s, names, 4, &list))
+		return misuse("--strategy=%s: want all, or some of cow,precopy,precopy-sync,"
+			      "precopy-async",
+			      s);
+	*out = list & 8 ? (list | STRATEGY_SYNC | STRATEGY_ASYNC) & STRATEGIES : list;
+	return -1;
+}
+
 /* ---- The line ---- */
 
 struct parse {
 	struct stress_opts *o;
 	unsigned int command;
-	bool bounces_given;
+	bool bounces_given, serve_given;
 };
 
 static int take_mem(const char *s, unsigned int *out)
@@ -348,12 +370,15 @@ static int take(struct parse *p, int id, const char *v)
 	case HANDLERS:
 		return take_uint("handlers", v, 0, UFFDWP_THREADS_MAX, &o->handlers);
 	case SERVE:
-		return take_serve(v, p->command == BOUNCE ? both | 1u << UFFDWP_SERVE_SIGBUS : both,
+		p->serve_given = true;
+		return take_serve(v, p->command == EVENTS ? both : both | 1u << UFFDWP_SERVE_SIGBUS,
 				  &o->serves);
 	case MODES:
 		return take_modes(v, &o->modes);
 	case MODE:
 		return take_mode(v, &o->track_modes);
+	case STRATEGY:
+		return take_strategy(v, &o->strategies);
 	case RUN:
 		return take_uint("run", v, 1, UFFDWP_RUN_MAX, &o->run);
 	case SEED:
@@ -404,6 +429,11 @@ static int settle(struct parse *p)
 {
 	struct stress_opts *o = p->o;
 
+	if (p->command == SNAPSHOT && !p->serve_given)
+		o->serves |= 1u << UFFDWP_SERVE_SIGBUS;
+	if (p->command == SNAPSHOT && o->strategies == STRATEGY_ASYNC &&
+	    !(o->serves & 1u << UFFDWP_SERVE_THREADS))
+		return misuse("--strategy=precopy-async: wants --serve=threads");
 	if (p->bounces_given && !o->bounces && !o->duration)
 		return misuse("--bounces=0: wants --duration=SECONDS with it");
 	if (o->serves == 1u << UFFDWP_SERVE_THREADS && !(o->modes & POLLING))
@@ -424,7 +454,8 @@ static int find_command(struct parse *p, const char *name)
 			return -1;
 		}
 	}
-	return misuse("%s: no such command, want bounce, sigbus, events, track or probe", name);
+	return misuse("%s: no such command, want bounce, sigbus, events, track, snapshot or probe",
+		      name);
 }
 
 static bool asked(int argc, char **argv, const char *what)
@@ -446,6 +477,7 @@ static void defaults(struct stress_opts *o)
 	o->serves = 1u << UFFDWP_SERVE_THREADS | 1u << UFFDWP_SERVE_CALLER;
 	o->modes = (1u << BOUNCE_MODES) - 1;
 	o->track_modes = (1u << 4) - 1;
+	o->strategies = STRATEGIES;
 	o->run = 1;
 	o->stall = 30;
 	o->seed = now_ns() ^ (uint64_t)getpid() << 40;
@@ -467,7 +499,7 @@ int options_parse(struct stress_opts *o, int argc, char **argv)
 		return EXIT_PASS;
 	}
 	if (argc < 2)
-		return misuse("no command, want bounce, sigbus, events, track or probe");
+		return misuse("no command, want bounce, sigbus, events, track, snapshot or probe");
 	rc = find_command(&p, argv[1]);
 	if (rc < 0)
 		rc = parse_options(&p, argc, argv);

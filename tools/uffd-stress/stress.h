@@ -28,6 +28,12 @@ enum stress_exit {
 #define BOUNCE_POLL 8u	 /* serving threads wait by poll(2), else by a blocking read(2) */
 #define BOUNCE_MODES 16u /* combinations */
 
+/* How a snapshot is taken; precopy by the kernel's notes, or by faults. */
+#define STRATEGY_COW 1u
+#define STRATEGY_SYNC 2u
+#define STRATEGY_ASYNC 4u
+#define STRATEGIES 7u
+
 struct stress_opts {
 	const char *command; /* name of the subcommand */
 	unsigned int kinds;  /* bit mask of enum mem_kind, never 0 */
@@ -39,6 +45,7 @@ struct stress_opts {
 	unsigned int serves;	  /* bit s: the way s of enum uffdwp_serve is used */
 	unsigned int modes;	  /* bit m: the combination m of BOUNCE_* is run */
 	unsigned int track_modes; /* bit m: enum track_mode m is run */
+	unsigned int strategies;  /* of snapshots: STRATEGY_* */
 	unsigned int run;	  /* most pages a write operation gets at once */
 	unsigned int stall;	  /* seconds without progress until the watchdog ends the program */
 	uint64_t seed;		  /* everything random comes from it */
@@ -57,6 +64,7 @@ int bounce_run(const struct stress_opts *o);
 int sigbus_run(const struct stress_opts *o);
 int events_run(const struct stress_opts *o);
 int track_run(const struct stress_opts *o);
+int snapshot_run(const struct stress_opts *o);
 int probe_run(const struct stress_opts *o);
 
 /* ---- Output: output.c ---- */

@@ -34,11 +34,12 @@ discards="tests/live/track_memory discard/async"
 granules="tests/live/track_api granule-rest"
 stops="tests/live/track_api stopped/async"
 both="tests/live/track_snapshot PRE_ASYNC"
-copies="tests/live/snapshot_basic COW_THREADS/armed PRE_ASYNC/armed"
 lost="tests/live/snapshot_discard lost_anon told_shared before_precopy"
-zeros="tests/live/snapshot_zero zeros_cow unpopulated_cow"
 sinks="tests/live/snapshot_sink COW_THREADS_full cow_errors PRE_ASYNC_wait"
 ends="tests/live/snapshot_end handle_fails tracked_racing_cow"
+cow="snapshot --mem=anon --strategy=cow --size=1M --bounces=60 --watchdog=6"
+precopy="snapshot --mem=anon --strategy=precopy --size=1M --bounces=60 --watchdog=6"
+spared="tests/live/track_snapshot COW_THREADS/discarded"
 holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --watchdog=8"
 
 # name | file | command | what is wrong | sed program
@@ -80,16 +81,18 @@ runs-left|libuffdwp/track.c|async|runs that are not wanted any more are forgotte
 runs-end|libuffdwp/collect.c|async|where the scan for runs stopped is ignored|s/^\t\t\*next = i + ((a.walk_end - a.start) >> r->shift);/\t\t*next = stop;/
 runs-peek|libuffdwp/track.c|stops|a peek that stops goes on behind what it leaves out|/^static void give_runs/,/^}/s/^\t\treturn;//
 blocks|libuffdwp/layer.c|async|marks are looked for where they are not|s/first \/ UFFDWP__BLOCK; l->blocks/first \/ UFFDWP__BLOCK + 1; l->blocks/
+snap-early|libuffdwp/snapshot_save.c|cow|pages are released before they are saved|/^enum uffdwp__saved uffdwp__snapshot_copy/,/^}/s/^\tint err = /\tint err = uffdwp__writeprotect(r->h, uffdwp__addr_of(r, first), uffdwp__part_bytes(p, n), r->kernel_page, false, \&(uint64_t){ 0 });\n\n\terr = /
+snap-twice|libuffdwp/snapshot_save.c|cow|a fault saves a page that is saved already|/^enum uffdwp__saved uffdwp__snapshot_save/,/^}/{s/while (!ret \&\& (first = [^;]*$/while (!ret \&\& first < end) {/; s/n = uffdwp__snapshot_unsaved_run.*/n = min_u64(end - first, most);/}
+snap-zero|libuffdwp/staging.c|cow|a page that begins with zeros is taken for one of zeros|s/return !any && !memcmp.*/return !any;/
+snap-noted|libuffdwp/snapshot_cow.c|cow|the seal forgets what was written since arming|s/return err ? err : for_parts(s, seal_part);/(void)seal_part;\n\treturn err;/
+snap-proof|libuffdwp/snapshot_look.c|cow|nobody looks whether a page was discarded before it was copied|s/if (unlikely(!still_protected(p, first, n)))/(void)still_protected;\n\tif (0)/
+snap-error|libuffdwp/snapshot_sink.c|cow|errors of writes are forgotten|/^static void finished/,/^}/s/if (unlikely(err))/if (0)/
+snap-held|libuffdwp/snapshot.c|cow|writers that were held for want of staging never go on|s/any |= atomic_load_explicit(&s->nheld, memory_order_seq_cst) .*/(void)0;/
+snap-last|libuffdwp/snapshot_precopy.c|precopy|the seal does not copy what was written last|s/err = armed ? copy_written(p, true, &bytes)/err = armed ? 0/
+snap-rewrite|libuffdwp/snapshot_precopy.c|precopy|a page is written again before the older write is done|/^static int pass(/,/^}/s/uffdwp__snapshot_drain(s);//
+snap-spared|libuffdwp/collect.c|spared|collecting hides from a snapshot that pages were discarded|s/if (unlikely(!others_keep(l, &p)))/(void)others_keep;\n\tif (0)/
 peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\tif (s->take)$/\tif (1)/
-save-late|libuffdwp/snapshot_save.c|copies|a page is released before it is saved|s/^\tret = uffdwp__snapshot_copy(p, first, n, unit);/\tuffdwp__writeprotect(s->h, uffdwp__addr_of(p->layer.r, first), uffdwp__part_bytes(p, n), p->layer.r->kernel_page, false, \&(uint64_t){ 0 });\n&/
-save-twice|libuffdwp/snapshot_cow.c|ends|the sweep saves what is saved already|s/while ((i = uffdwp__snapshot_unsaved(p, i, end)) < end) {/while (i < end) {/; s/uint64_t run = uffdwp__snapshot_unsaved_run(p, i, end - i);/uint64_t run = end - i;/
-save-unproven|libuffdwp/snapshot_look.c|lost|nobody looks whether a page was discarded|s/if (unlikely(!still_protected(p, first, n)))/if (0)/
-save-zero|libuffdwp/staging.c|zeros|a page that begins with zeros is taken for zero|s/return !any \&\& !memcmp.*/return !any;/
-seal-forgets|libuffdwp/snapshot_cow.c|copies|the seal leaves out what was written|s/return err ? err : for_parts(s, seal_part);/return err;/
-seal-precopy|libuffdwp/snapshot_precopy.c|copies|precopy seals without its last pass|s/err = armed ? copy_written(p, true, &bytes)/err = armed ? 0/
-drain|libuffdwp/snapshot_precopy.c|sinks|a pass begins before the sink has finished the last one|s/^\tuffdwp__snapshot_drain(s);/\t;/
 no-hold|libuffdwp/snapshot_save.c|sinks|who finds staging full is not held|s/^\t\thold(p, first, n);/\t\treturn 0;/
-sink-error|libuffdwp/snapshot_sink.c|sinks|errors of the sink are forgotten|s/^\t\tsink_failed(s, err);/\t\t;/
 handle-error|libuffdwp/snapshot_cow.c|ends|the error of the handle is not the verdict|s/err ? UFFDWP_SNAPSHOT_FAILED : UFFDWP_SNAPSHOT_CANCELLED,/UFFDWP_SNAPSHOT_CANCELLED,/
 removed|libuffdwp/snapshot_event.c|lost|what an event tells of file memory is ignored|s/^\t\tdiscarded(p, first, end);/\t\t;/
 END
@@ -131,11 +134,12 @@ command_of() {
 	granules) echo "$granules" ;;
 	stops) echo "$stops" ;;
 	both) echo "$both" ;;
-	copies) echo "$copies" ;;
 	lost) echo "$lost" ;;
-	zeros) echo "$zeros" ;;
 	sinks) echo "$sinks" ;;
 	ends) echo "$ends" ;;
+	spared) echo "$spared" ;;
+	cow) echo "$cow" ;;
+	precopy) echo "$precopy" ;;
 	*) bad "no command $1" ;;
 	esac
 }

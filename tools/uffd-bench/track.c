@@ -279,7 +279,7 @@ static void plot_figure(struct plot *p, const struct field *f, unsigned int figu
 
 	snprintf(panel, sizeof(panel), "%s%s: %s%s%s",
 		 f->mem.kind == MEM_ANON  ? "4 KiB pages"
-		 : f->mem.kind == MEM_THP ? "huge pages (THP)"
+		 : f->mem.kind == MEM_THP ? "huge pages"
 					  : mem_name(f->mem.kind),
 		 f->crowd, figures[figure].what, one ? "" : ", ", one ? "" : figures[figure].share);
 	for (unsigned int i = 0; i < f->play.sides; i++)

@@ -58,6 +58,9 @@ TOOL_LIBS = $(shell $(PKG_CONFIG) --libs libseccomp 2>/dev/null)
 # passed on of that program; make SIGSEGV_LIBS= does without.
 SIGSEGV_LIBS := $(shell echo '\#include <sigsegv.h>' | $(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 && \
 	echo -lsigsegv)
+# One example is about SQLite. Without it that one says so, and is skipped.
+SQLITE_LIBS := $(shell echo '\#include <sqlite3.h>' | $(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 && \
+	echo -lsqlite3)
 TEST_LIBS = $(shell $(PKG_CONFIG) --libs check 2>/dev/null) $(TOOL_LIBS)
 TEST_CPPFLAGS = $(shell $(PKG_CONFIG) --cflags check 2>/dev/null)
 
@@ -285,7 +288,7 @@ $(foreach t,$(TOOLS),$(eval $(call tool_rule,$(t))))
 
 $(EXAMPLE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(IMAGE_STATIC) $(STATIC)
 	$(call say,LD,$@)
-	$(call link,$(URING_LIBS))
+	$(call link,$(URING_LIBS) $(if $(filter %/sqlite_backup,$@),$(SQLITE_LIBS)))
 
 $(UNIT_BINS) $(LIVE_BINS) $(TORTURE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o \
 		$(call obj,$(TEST_COMMON_SRC) $(COMMON_SRC)) $(IMAGE_STATIC) $(STATIC)

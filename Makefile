@@ -178,6 +178,8 @@ check-run: tests
 bench: all
 	$(BUILD)/uffd-bench fault $(BENCH_ARGS)
 	$(BUILD)/uffd-bench track $(TRACK_ARGS)
+	$(BUILD)/uffd-bench snapshot $(SNAPSHOT_ARGS)
+	$(BUILD)/uffd-bench restore $(RESTORE_ARGS)
 
 install: all $(PC:%=$(BUILD)/%)
 	$(Q)set -e; for f in $(INSTALLED); do \
@@ -213,7 +215,7 @@ help:
 	@echo '  check-kernels  the tests on kernels from 5.10 to the newest, emulated (KERNELS_ARGS=--short)'
 	@echo '  check-torture  load, and load with little memory (TORTURE_ARGS=--short)'
 	@echo '  check-fault  every system call of the library fails in turn (FAULT_ARGS=...)'
-	@echo '  bench       uffd-bench: ratios to what one would write by hand (BENCH_ARGS=..., TRACK_ARGS=...)'
+	@echo '  bench       uffd-bench: ratios to what one would write by hand (BENCH_ARGS=..., TRACK_ARGS=..., ...)'
 	@echo '  install     to $$(DESTDIR)$$(PREFIX)'
 	@echo '  uninstall   what install put there'
 	@echo '  clean       remove build/'

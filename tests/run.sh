@@ -177,6 +177,13 @@ run "uffd-bench track" 60 "$BUILD/uffd-bench" track --size=2M --plot="$logs/trac
 run "examples/gc_barrier --verify" 120 "$BUILD/examples/gc_barrier" --verify
 run "uffd-stress bounce --sandbox" 60 "$BUILD/uffd-stress" bounce --sandbox --mem=anon,shmem --size=4M --bounces=$bounces
 run "uffd-stress events --sandbox" 60 "$BUILD/uffd-stress" events --sandbox --mem=anon --size=4M --bounces=$rounds
+run "examples/live_snapshot precopy" 120 "$BUILD/examples/live_snapshot" --strategy=precopy --compare-fork
+# Every image is compared in full. The peers read pages whose writer sleeps by memcpy() and write(2), which
+# ThreadSanitizer takes for a race.
+if [ "$SAN" != thread ]; then
+	run "uffd-bench snapshot" 120 "$BUILD/uffd-bench" snapshot --size=16M --pace=full --to=tmpfs --plot="$logs/snapshot.svg"
+	run "uffd-bench restore" 120 "$BUILD/uffd-bench" restore --size=16M --to=tmpfs
+fi
 run "uffd-stress probe" 60 "$BUILD/uffd-stress" probe
 
 # They look at sources and at installed files, which a sanitizer does not change. Those left out need a

@@ -40,6 +40,11 @@ enum bench_place {
 	PLACE_ALL,
 };
 
+/* How fast a program writes that is saved. */
+enum bench_pace { PACE_PACED = 1, PACE_FULL = 2, PACE_ALL = 3 };
+/* Where its image goes. */
+enum bench_to { TO_TMPFS = 1, TO_DISK = 2, TO_ALL = 3 };
+
 #define BENCH_WRITERS_MAX 64u
 #define BENCH_SIZES_MAX 16u
 #define BENCH_ROUNDS_MIN 7u
@@ -54,6 +59,9 @@ struct bench_opts {
 	unsigned int mem; /* mask of enum mem_kind */
 	size_t sizes[BENCH_SIZES_MAX];
 	size_t nsizes;
+	unsigned int pace; /* mask of enum bench_pace */
+	unsigned int to;   /* mask of enum bench_to */
+	const char *dir;   /* on a disk */
 	unsigned int rounds;
 	const char *cases; /* comma-separated parts of case names, or NULL for every case */
 	const char *plot;  /* a file to draw the results into, or NULL */
@@ -73,7 +81,7 @@ struct bench_cmd {
 	bool plots; /* knows --plot */
 };
 
-extern const struct bench_cmd bench_fault, bench_track;
+extern const struct bench_cmd bench_fault, bench_track, bench_snapshot, bench_restore;
 
 const char *bench_serve_name(unsigned int serve);
 const char *bench_place_name(enum bench_place place);
@@ -134,6 +142,7 @@ struct row {
 	unsigned int rounds;
 	const char *target; /* "<=1.05", or NULL when the row only informs */
 	double limit;
+	bool more; /* more is better: the ratio is to be at least the limit */
 	const char *writers_on, *ours_on, *theirs_on; /* CPUs, in words */
 };
 

@@ -11,7 +11,8 @@
 
 #include "bench.h"
 
-static const struct bench_cmd *const commands[] = { &bench_fault, &bench_track };
+static const struct bench_cmd *const commands[] = { &bench_fault, &bench_track, &bench_snapshot,
+						    &bench_restore };
 
 /* What --size=all means: 256 MiB, and the double, up to 8 GiB. */
 #define SMALLEST (256UL << 20)
@@ -37,6 +38,13 @@ static const struct word places[] = {
 	{ "all", PLACE_ALL },	      { NULL, 0 }
 };
 static const struct word works[] = { { "copy", 1 }, { "none", 0 }, { NULL, 0 } };
+
+static const struct word paces[] = {
+	{ "paced", PACE_PACED }, { "full", PACE_FULL }, { "all", PACE_ALL }, { NULL, 0 }
+};
+static const struct word tos[] = {
+	{ "tmpfs", TO_TMPFS }, { "disk", TO_DISK }, { "all", TO_ALL }, { NULL, 0 }
+};
 
 static const char *word_of(const struct word *w, unsigned int value)
 {
@@ -169,19 +177,22 @@ static void print_help(void)
 		printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
 	printf("\nOptions:\n"
 	       "  --pattern=seq|random|all          order of the writes (all)\n"
-	       "  --writers=N[,N...]                numbers of writing threads (fault: 1,2; track: 1)\n"
+	       "  --writers=N[,N...]                numbers of writing threads (fault: 1,2; else 1)\n"
 	       "  --serve=threads|caller|sigbus|async|all\n"
 	       "                                    who serves the faults (all)\n"
 	       "  --placement=PLACE                 CPUs of the handlers: auto, sched, follow, pin-same,\n"
 	       "                                    pin-one, pin-other, or all to compare them (all)\n"
 	       "  --mem=KIND[,KIND...]|all          anon, thp, shmem, memfd-private, hugetlb,\n"
-	       "                                    hugetlb-private (fault: anon; track: anon,thp)\n"
+	       "                                    hugetlb-private (track: anon,thp; else anon)\n"
 	       "  --size=BYTES[,BYTES...]|all       memory watched, with K, M or G (fault: 4M;\n"
-	       "                                    track: 256M); all: 256M to 8G\n"
+	       "                                    track: 256M; else 1G); all: 256M to 8G\n"
+	       "  --pace=paced|full|all             snapshot: 100000 writes a second, or at full speed (all)\n"
+	       "  --to=tmpfs|disk|all               snapshot, restore: where images are (all)\n"
+	       "  --dir=DIRECTORY                   on a disk (/var/tmp)\n"
 	       "  --rounds=N                        rounds, at least 7 (7)\n"
 	       "  --work=copy|none                  what a handler does with a page (copy)\n"
 	       "  --cases=TEXT[,TEXT...]            only cases whose name contains one of them\n"
-	       "  --plot=FILE.svg                   track: draw the results, with gnuplot\n"
+	       "  --plot=FILE.svg                   track, snapshot: draw the results, with gnuplot\n"
 	       "  --json                            one JSON object a line\n"
 	       "  --list                            print the cases, run none\n"
 	       "  --help                            print this\n\n"
@@ -195,6 +206,9 @@ enum {
 	OPT_PLACEMENT,
 	OPT_MEM,
 	OPT_SIZE,
+	OPT_PACE,
+	OPT_TO,
+	OPT_DIR,
 	OPT_ROUNDS,
 	OPT_WORK,
 	OPT_CASES,
@@ -211,6 +225,9 @@ static const struct option long_options[] = {
 	{ "placement", required_argument, NULL, OPT_PLACEMENT },
 	{ "mem", required_argument, NULL, OPT_MEM },
 	{ "size", required_argument, NULL, OPT_SIZE },
+	{ "pace", required_argument, NULL, OPT_PACE },
+	{ "to", required_argument, NULL, OPT_TO },
+	{ "dir", required_argument, NULL, OPT_DIR },
 	{ "rounds", required_argument, NULL, OPT_ROUNDS },
 	{ "work", required_argument, NULL, OPT_WORK },
 	{ "cases", required_argument, NULL, OPT_CASES },
@@ -243,6 +260,13 @@ static bool apply_option(struct bench_opts *o, int opt, const char *arg)
 		return o->mem != 0;
 	case OPT_SIZE:
 		return parse_sizes(o, arg);
+	case OPT_PACE:
+		return parse_word(paces, arg, &o->pace);
+	case OPT_TO:
+		return parse_word(tos, arg, &o->to);
+	case OPT_DIR:
+		o->dir = arg;
+		return arg[0] != '\0';
 	case OPT_ROUNDS:
 		return parse_rounds(o, arg);
 	case OPT_WORK:
@@ -315,6 +339,9 @@ int main(int argc, char **argv)
 	struct bench_opts o = { .pattern = PATTERN_ALL,
 				.serve = SERVE_ALL,
 				.place = PLACE_ALL,
+				.pace = PACE_ALL,
+				.to = TO_ALL,
+				.dir = "/var/tmp",
 				.rounds = BENCH_ROUNDS_MIN,
 				.copy = true };
 	const struct bench_cmd *cmd;

@@ -124,7 +124,7 @@ bool report_row(const struct row *r, bool json)
 	struct spread ours = spread_of_copy(r->ours, r->rounds);
 	struct spread theirs = spread_of_copy(r->theirs, r->rounds);
 	struct spread ratio = spread_of_ratios(r);
-	bool ok = !r->target || ratio.median <= r->limit;
+	bool ok = !r->target || (r->more ? ratio.median >= r->limit : ratio.median <= r->limit);
 
 	(json ? print_json : print_line)(r, &ours, &theirs, &ratio, ok);
 	return ok;

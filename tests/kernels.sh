@@ -43,7 +43,7 @@ slower=4
 tests='!uffd-stress_probe !uffd-stress_events !.sh !unit/bitmap !fault/inject !torture/load'
 limit=2400
 if [ $form = short ]; then
-	tests+=' tests/unit tests/live/obtained tests/live/open tests/live/minor tests/live/sigbus'
+	tests+=' !unit/image tests/unit tests/live/obtained tests/live/open tests/live/minor tests/live/sigbus'
 	tests+=' bounce_anon sigbus_anon bounce_shmem sigbus_shmem uffd-stress_track uffd-stress_snapshot'
 	limit=400
 fi

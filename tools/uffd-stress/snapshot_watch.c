@@ -15,9 +15,11 @@ static struct area *area_of(struct round *r, const struct uffdwp_region *region)
 {
 	unsigned int i;
 
-	for (i = 0; i < r->plan.areas && r->area[i].r != region; i++)
-		;
-	return &r->area[i % r->plan.areas];
+	for (i = r->plan.areas; i > 1; i--) {
+		if (r->area[i - 1].r == region)
+			break;
+	}
+	return &r->area[i ? i - 1 : 0];
 }
 
 static void copy_range(struct area *a, size_t at, size_t len)

@@ -7,11 +7,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
 #define IOVEC_MAX ((size_t)1 << 30) /* the kernel's limit of a registered buffer */
 #define IOVECS 64
+#define REFUSALS 1000		     /* about a second */
 #define PART_MAX (UINT64_C(1) << 30) /* of one system call */
 
 static void list_add(struct uffdwp__list *l, struct uffdwp__io *io)
@@ -158,9 +160,38 @@ static void prepare(struct uffdwp__queue *q, struct io_uring_sqe *sqe, struct uf
 	io_uring_sqe_set_data(sqe, io);
 }
 
+/*
+ * The kernel takes nothing more: what it has not taken is done here, and so is all that comes. What it has taken it
+ * finishes.
+ */
+__attribute__((cold)) static void do_without(struct uffdwp__queue *q)
+{
+	const struct io_uring_sq *sq = &q->ring.sq;
+	unsigned int i = __atomic_load_n(sq->khead, __ATOMIC_ACQUIRE);
+
+	q->refused = true;
+	for (; i != sq->sqe_tail; i++) {
+		q->inflight--;
+		do_now(q, (struct uffdwp__io *)(uintptr_t)sq->sqes[i & *sq->kring_mask].user_data);
+	}
+}
+
+/* What the kernel could not take now, for want of memory, it takes with a later call, if that is soon. */
+__attribute__((cold)) static void not_taken(struct uffdwp__queue *q)
+{
+	if (++q->refusals > REFUSALS)
+		do_without(q);
+	else
+		(void)poll(NULL, 0, 1);
+}
+
 /* Starts what waits, as much as there is room for. */
 static void start(struct uffdwp__queue *q)
 {
+	while (q->refused && q->waiting.head)
+		do_now(q, list_take(&q->waiting));
+	if (q->refused)
+		return;
 	while (q->waiting.head && q->inflight < q->depth) {
 		struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
 
@@ -169,9 +200,12 @@ static void start(struct uffdwp__queue *q)
 		prepare(q, sqe, list_take(&q->waiting));
 		q->inflight++;
 	}
-	/* What it could not take now, for want of memory, it takes with the next call. */
-	if (io_uring_sq_ready(&q->ring))
-		io_uring_submit(&q->ring);
+	if (!io_uring_sq_ready(&q->ring))
+		return;
+	if (io_uring_submit(&q->ring) < 0)
+		not_taken(q);
+	else
+		q->refusals = 0;
 }
 
 void uffdwp__queue_add(struct uffdwp__queue *q, struct uffdwp__io *io)
@@ -207,7 +241,9 @@ static void wait_for_one(struct uffdwp__queue *q, int ms)
 	struct __kernel_timespec ts = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000LL };
 	struct io_uring_cqe *cqe;
 
-	if (ms < 0)
+	if (q->refused)
+		(void)poll(NULL, 0, 1);
+	else if (ms < 0)
 		io_uring_submit_and_wait(&q->ring, 1);
 	else
 		io_uring_wait_cqe_timeout(&q->ring, &cqe, &ts);

@@ -29,9 +29,11 @@ struct uffdwp__list {
 struct uffdwp__queue {
 	int fd;
 	unsigned int depth, inflight;
-	bool uring;	 /* else synchronous */
-	bool registered; /* [fixed, fixed + fixed_size) */
-	bool direct;	 /* fd is O_DIRECT */
+	bool uring;	       /* else synchronous */
+	bool refused;	       /* the kernel takes no more: synchronous from here on */
+	unsigned int refusals; /* one after another */
+	bool registered;       /* [fixed, fixed + fixed_size) */
+	bool direct;	       /* fd is O_DIRECT */
 	char *fixed;
 	size_t fixed_size;
 	struct io_uring ring;

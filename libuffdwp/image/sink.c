@@ -101,8 +101,11 @@ static int begin(void *ctx, const struct uffdwp_sink_layout *layout)
 		s->table = NULL;
 		return -ENOMEM;
 	}
-	if (ftruncate(s->file.fd, (off_t)s->meta.file_size))
-		return -errno;
+	do
+		err = ftruncate(s->file.fd, (off_t)s->meta.file_size) ? -errno : 0;
+	while (err == -EINTR);
+	if (err)
+		return err;
 	err = uffdwp__queue_init(&s->queue, s->file.fd, s->o.depth, !s->o.buffered, layout->staging,
 				 layout->staging_size);
 	s->queued = !err;

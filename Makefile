@@ -96,7 +96,7 @@ LIVE_BINS = $(call program,$(LIVE_SRC))
 TORTURE_BINS = $(call program,$(TORTURE_SRC))
 FAULT_BIN = $(BUILD)/tests/fault/inject
 # The library once more, with its system calls marked: see tests/fault/site.h.
-FAULT_LIB_SRC = $(LIB_SRC)
+FAULT_LIB_SRC = $(LIB_SRC) $(IMAGE_SRC)
 FAULT_LIB = $(patsubst %.c,$(BUILD)/obj/fault/%.o,$(FAULT_LIB_SRC))
 
 # What is installed, as file:where, and what is only linked, as @file:where. Install and uninstall
@@ -246,8 +246,9 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 $(BUILD)/obj/fault/%.o: %.c $(BUILD)/flags
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CPPFLAGS) -include tests/fault/site.h \
-		$(if $(filter %/sys.c libuffdwp/image/%,$<),-DFAULT_SYSTEM) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(ALL_CPPFLAGS) -include tests/fault/site.h -DFAULT_LIBRARY \
+		$(if $(filter %/sys.c libuffdwp/image/%,$<),-DFAULT_SYSTEM) \
+		$(if $(filter libuffdwp/image/%,$<),-DFAULT_URING) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 # Removed first: ar would keep the members of deleted files.
 $(STATIC): $(call obj,$(LIB_SRC))
@@ -297,7 +298,7 @@ $(UNIT_BINS) $(LIVE_BINS) $(TORTURE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o \
 	$(call say,LD,$@)
 	$(call link,$(TEST_LIBS) $(URING_LIBS))
 
-$(FAULT_BIN): $(call obj,$(FAULT_SRC) $(TEST_COMMON_SRC) $(COMMON_SRC)) $(FAULT_LIB) $(IMAGE_STATIC)
+$(FAULT_BIN): $(call obj,$(FAULT_SRC) $(TEST_COMMON_SRC) $(COMMON_SRC)) $(FAULT_LIB)
 	$(call say,LD,$@)
 	$(call link,$(TEST_LIBS) $(URING_LIBS))
 

@@ -56,6 +56,9 @@ static const struct fault_kind kinds[] = {
 	{ SYS_userfaultfd, "userfaultfd", false, { EMFILE, EPERM, ENOSYS, ENOMEM }, { 0 } },
 	{ SYS_ioctl, "ioctl", true, { EPERM }, { EINTR } },
 	{ SYS_close, "close", false, { EIO }, { EINTR } },
+	{ SYS_flock, "flock", false, { ENOLCK }, { EINTR, EWOULDBLOCK } },
+	{ SYS_getrandom, "getrandom", false, { ENOSYS }, { 0 } },
+	{ SYS_fadvise64, "fadvise64", false, { EINVAL }, { 0 } },
 	{ SYS_dup3, "dup3", false, { EPERM, EMFILE }, { EINTR, EBUSY } },
 	{ SYS_fcntl, "fcntl", true, { EPERM }, { 0 } },
 #ifdef SYS_readlink

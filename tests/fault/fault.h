@@ -37,6 +37,8 @@ const struct fault_site *fault_site(unsigned int i);
 /* The table of marks; shared with the children of fork(). */
 void fault_marks_make(void);
 void fault_marks_clear(void);
+/* In a child: nothing fails any more. */
+void fault_over(void);
 /* The site that a thread is in, or -1; with fail, tell it that its call was made to fail. */
 int fault_marked(pid_t tid, bool fail);
 

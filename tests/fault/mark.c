@@ -27,7 +27,7 @@ const struct fault_site *fault_site(unsigned int i)
 
 void fault_marks_make(void)
 {
-	marks = mmap(NULL, SLOTS * sizeof(*marks), PROT_READ | PROT_WRITE,
+	marks = mmap(NULL, (SLOTS + 1) * sizeof(*marks), PROT_READ | PROT_WRITE,
 		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (marks == MAP_FAILED)
 		abort();
@@ -35,7 +35,13 @@ void fault_marks_make(void)
 
 void fault_marks_clear(void)
 {
-	memset((void *)marks, 0, SLOTS * sizeof(*marks));
+	memset((void *)marks, 0, (SLOTS + 1) * sizeof(*marks));
+}
+
+/* The mark behind the last thread's. */
+void fault_over(void)
+{
+	atomic_store(&marks[SLOTS].failed, true);
 }
 
 /* Threads never give their slot up; there are few in a run. */
@@ -83,7 +89,7 @@ bool fault_leave(uint32_t before)
 int fault_marked(pid_t tid, bool fail)
 {
 	struct mark *m = mark_of(tid, false);
-	int site = m ? (int)atomic_load(&m->site) - 1 : -1;
+	int site = m && !atomic_load(&marks[SLOTS].failed) ? (int)atomic_load(&m->site) - 1 : -1;
 
 	if (site >= 0 && fail)
 		atomic_store(&m->failed, true);

@@ -63,6 +63,7 @@ static struct balance balance(int threads)
 
 	b.threads = live_count_threads(threads);
 	b.fds = live_count("/proc/self/fd");
+	malloc_trim(0);
 	b.heap = mallinfo2().uordblks;
 	b.size = address_space();
 	return b;

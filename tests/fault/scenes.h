@@ -6,6 +6,6 @@
 #include "fault.h"
 
 extern const struct fault_scenario scenes_serve[], scenes_place[], scenes_events[], scenes_track[],
-	scenes_snapshot[];
+	scenes_snapshot[], scenes_image[];
 
 #endif

@@ -32,6 +32,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef FAULT_URING
+#include <liburing.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#endif
+
 struct fault_site {
 	const char *call, *file, *function;
 	int line;
@@ -59,8 +65,10 @@ void fault_unmapped(void *p, size_t size);
 		fault_ret_;                                                             \
 	})
 
+#ifdef FAULT_LIBRARY
 #define pthread_create(...) FAULT_CALL(pthread_create, (void)0, __VA_ARGS__)
 #define sigaction(...) FAULT_CALL(sigaction, (void)0, __VA_ARGS__)
+#endif
 
 #ifdef FAULT_SYSTEM
 #define open(...) FAULT_CALL(open, (void)0, __VA_ARGS__)
@@ -101,6 +109,19 @@ void fault_unmapped(void *p, size_t size);
 #define sched_setaffinity(...) FAULT_CALL(sched_setaffinity, (void)0, __VA_ARGS__)
 #define fopen(...) FAULT_CALL(fopen, (void)0, __VA_ARGS__)
 #define getline(...) FAULT_CALL(getline, (void)0, __VA_ARGS__)
+#endif
+
+#ifdef FAULT_URING
+#define flock(...) FAULT_CALL(flock, (void)0, __VA_ARGS__)
+#define fstatat(...) FAULT_CALL(fstatat, (void)0, __VA_ARGS__)
+#define getrandom(...) FAULT_CALL(getrandom, (void)0, __VA_ARGS__)
+#define mprotect(...) FAULT_CALL(mprotect, (void)0, __VA_ARGS__)
+#define io_uring_queue_init(...) FAULT_CALL(io_uring_queue_init, (void)0, __VA_ARGS__)
+#define io_uring_register_buffers(...) FAULT_CALL(io_uring_register_buffers, (void)0, __VA_ARGS__)
+#define io_uring_submit(...) FAULT_CALL(io_uring_submit, (void)0, __VA_ARGS__)
+#define io_uring_submit_and_wait(...) FAULT_CALL(io_uring_submit_and_wait, (void)0, __VA_ARGS__)
+#define io_uring_wait_cqe_timeout(...) FAULT_CALL(io_uring_wait_cqe_timeout, (void)0, __VA_ARGS__)
+#define io_uring_peek_cqe(...) FAULT_CALL(io_uring_peek_cqe, (void)0, __VA_ARGS__)
 #endif
 
 #endif

@@ -12,7 +12,7 @@ export LC_ALL=C
 tmp=$(mktemp -d) || exit 99
 trap 'rm -rf "$tmp"' EXIT
 libs=$(pkg-config --libs liburing) || exit 99
-passed=0 failed=0
+passed=0 failed=0 skipped=0
 
 verdict() {
 	if [ "$1" = 0 ]; then
@@ -92,5 +92,17 @@ for how in -pie -no-pie; do
 	gdb_says "$program" "$image" "((struct item *)$heap)[9].id" '= 99'
 done
 
-echo "$passed passed, $failed failed, 0 skipped"
+# An image of a live program: the example's own, if userfaultfd is permitted here.
+"$BUILD/examples/live_snapshot" --size=16 --image="$tmp/live" >"$tmp/out" 2>&1
+rc=$?
+if [ $rc = 77 ]; then
+	echo "SKIP live_snapshot: $(tail -n 1 "$tmp/out")"
+	skipped=1
+else
+	verdict $rc "live_snapshot: $(cat "$tmp/out")"
+	gdb_says "$BUILD/examples/live_snapshot" "$tmp/live" about.text '"a key-value store"'
+	gdb_says "$BUILD/examples/live_snapshot" "$tmp/live" about.nrecords '= 65536'
+fi
+
+echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed = 0 ]

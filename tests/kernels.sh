@@ -44,7 +44,8 @@ tests='!uffd-stress_probe !uffd-stress_events !.sh !unit/bitmap !fault/inject !t
 limit=2400
 if [ $form = short ]; then
 	tests+=' !unit/image tests/unit tests/live/obtained tests/live/open tests/live/minor tests/live/sigbus'
-	tests+=' bounce_anon sigbus_anon bounce_shmem sigbus_shmem uffd-stress_track uffd-stress_snapshot'
+	tests+=' bounce_anon sigbus_anon bounce_shmem sigbus_shmem'
+	tests+=' stress_track_anon stress_track_shmem stress_snapshot_anon stress_snapshot_shmem'
 	limit=400
 fi
 

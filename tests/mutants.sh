@@ -113,8 +113,7 @@ run_tool() {
 make_tool() {
 	make -s -j2 -C "$work" BUILD=build build/uffd-stress build/tests/live/track_memory \
 		build/tests/live/track_api build/tests/live/track_snapshot \
-		build/tests/live/snapshot_basic build/tests/live/snapshot_discard \
-		build/tests/live/snapshot_zero build/tests/live/snapshot_sink \
+		build/tests/live/snapshot_discard build/tests/live/snapshot_sink \
 		build/tests/live/snapshot_end >"$work/make.out" 2>&1 ||
 		{ cat "$work/make.out" >&2; bad "$1: does not compile"; }
 }
@@ -183,7 +182,7 @@ cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
 	"$here/tests" "$work/" || exit 99
 make_tool unmutated
 for command in bounce shmem racing signals sigbus events async marks holes discards granules both \
-	copies lost zeros sinks ends; do
+	stops lost sinks ends spared cow precopy; do
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")
 	status=$?

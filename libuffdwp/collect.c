@@ -18,7 +18,6 @@
 #define SCAN_MAX (UINT64_C(1) << 20) /* pages a scan: while it lasts, mmap(2) waits */
 #define LOOK 512		     /* pagemap entries a read */
 #define PM_WP 57		     /* of a pagemap entry: protected (5.14) */
-#define PM_PRESENT 63
 /* With these, what is not there any more is told by an event. */
 #define TOLD (UFFDWP_FEATURE_EVENT_REMAP | UFFDWP_FEATURE_EVENT_UNMAP)
 
@@ -339,9 +338,8 @@ static bool has_marks(const struct uffdwp__layer *l, uint64_t i, uint64_t end)
 /* Whether a page that may have been discarded can still not change unseen. */
 static bool proven(const struct uffdwp__layer *l, uint64_t entry)
 {
-	if (is_async(l->r))
-		return l->anonymous || entry >> PM_PRESENT & 1;
-	return entry >> PM_WP & 1 && (l->anonymous || entry >> PM_PRESENT & 1);
+	/* A page of a file that is gone comes back by a read, with other content and protected as before. */
+	return l->anonymous && (is_async(l->r) || entry >> PM_WP & 1);
 }
 
 static void check_some(struct uffdwp__layer *l, uint64_t i, uint64_t n)

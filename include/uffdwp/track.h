@@ -31,7 +31,8 @@
  *   UFFDWP_FEATURE_EVENT_REMOVE only, and without that feature they can also lose writes to the
  *   discarded pages. MADV_REMOVE is seen with UFFDWP_FEATURE_EVENT_REMOVE only. A hole punched, or
  *   a truncation, through the file is never seen.
- * - A page may be reported although it was not written: twice after a discard, a neighbour within
+ * - A page may be reported although it was not written: twice after a discard, in
+ *   each collect after an event told of a discard of a file's memory, a neighbour within
  *   its granule, a page placed by uffdwp_copy() without UFFDWP_COPY_WP, one that the kernel
  *   migrates while async collects it, and in two epochs one whose write is under way between
  *   them. Without these, and with pages of the base size, a page that was not written is not

@@ -53,7 +53,7 @@ one-reprotect|tools/uffd-stress/bounce_threads.c|bounce|one page is not protecte
 last-reprotect|libuffdwp/sys.c|shmem|the last page of each protect call is left out|/^int uffdwp__sys_writeprotect/,/^}/s/{ addr, len }, *$/{ addr, on \&\& len > 4096 ? len - 4096 : len },/
 one-copy|tools/uffd-stress/bounce_ops.c|bounce|one page is copied from its neighbour|s/bounce_page(b, b->src, nr), b->page, flags/bounce_page(b, b->src, nr == 77 ? 78 : nr), b->page, flags/
 one-bit|tools/uffd-stress/bounce_ops.c|bounce|one bit of one page is copied wrongly|s/^\trc = uffdwp_copy(r, to, bounce_page(b, b->src, nr), b->page, flags/\tstatic _Thread_local char wrong[4096];\n\n\tmemcpy(wrong, bounce_page(b, b->src, nr), sizeof(wrong));\n\twrong[3000] ^= nr == 7;\n\trc = uffdwp_copy(r, to, wrong, b->page, flags/
-early-release|libuffdwp/call.c|bounce|pages are released before their operation|s/^\treturn r->ops.write(r, f, r->ctx);/\tuffdwp__writeprotect(r->h, f->addr, f->len, r->kernel_page, false, \&(uint64_t){ 0 });\n&/
+early-release|libuffdwp/call.c|bounce|pages are released before their operation|s/^\tfill_fault(r, first, n, f);/&\n\tuffdwp__writeprotect(r->h, f->addr, f->len, r->kernel_page, false, \&(uint64_t){ 0 });/
 shared-claim|libuffdwp/bitmap.c|racing|a page in an operation is claimed again|s/return s >= UFFDWP__BUSY ? UFFDWP__BUSY : s;/return s >= UFFDWP__BUSY ? UFFDWP__ARMED : s;/
 no-claim|libuffdwp/fault.c|racing|a fault on a released page calls the operation again|s/if (likely(was == UFFDWP__ARMED)) {/if (was != UFFDWP__BUSY) {/
 books-free|libuffdwp/call.c|bounce|protected pages are booked as free|s/on ? UFFDWP__ARMED : UFFDWP__FREE);/UFFDWP__FREE);/

@@ -45,8 +45,8 @@ limit=2400
 if [ $form = short ]; then
 	tests+=' !unit/image tests/unit tests/live/obtained tests/live/open tests/live/minor tests/live/sigbus'
 	tests+=' bounce_anon sigbus_anon bounce_shmem sigbus_shmem'
-	tests+=' stress_track_anon stress_track_shmem stress_snapshot_anon stress_snapshot_shmem'
-	limit=400
+	tests+=' stress_track_anon stress_snapshot_anon'
+	limit=600
 fi
 
 for tool in qemu-system-x86_64 busybox cpio strip ldd; do

@@ -213,7 +213,7 @@ static void *fill_main(void *arg)
 		uffdwp__restore_error(rs, err);
 	pthread_mutex_lock(&rs->lock);
 	rs->filling = false;
-	rs->filled = !err && !atomic_load(&rs->stop);
+	rs->filled = rs->filled && !err && !atomic_load(&rs->stop);
 	pthread_cond_broadcast(&rs->cond);
 	pthread_mutex_unlock(&rs->lock);
 	return NULL;
@@ -226,7 +226,7 @@ static int start_thread(struct uffdwp_restore *rs)
 	int err;
 
 	sigfillset(&all);
-	rs->filling = true;
+	rs->filling = rs->filled = true;
 	pthread_sigmask(SIG_SETMASK, &all, &was);
 	err = pthread_create(&rs->thread, NULL, fill_main, rs);
 	pthread_sigmask(SIG_SETMASK, &was, NULL);
@@ -390,12 +390,12 @@ static int fill_here_locked(struct uffdwp_restore *rs)
 {
 	int err;
 
-	rs->filling = true;
+	rs->filling = rs->filled = true;
 	pthread_mutex_unlock(&rs->lock);
 	err = uffdwp__restore_fill(rs);
 	pthread_mutex_lock(&rs->lock);
 	rs->filling = false;
-	rs->filled = !err && !atomic_load(&rs->stop);
+	rs->filled = rs->filled && !err && !atomic_load(&rs->stop);
 	pthread_cond_broadcast(&rs->cond);
 	return err;
 }

@@ -87,8 +87,8 @@ struct uffdwp_restore {
 	bool has_thread; /* to be joined */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
-	bool filling;		  /* somebody runs the fill; under the lock */
-	bool filled;		  /* it has been run to its end; under the lock */
+	bool filling; /* somebody runs the fill; under the lock */
+	bool filled;  /* it was run, or runs, and nothing was given back since; under the lock */
 	_Atomic bool stop, hurry; /* the fill: end; forget the rate */
 	/* The fill's own. */
 	struct uffdwp__walk walk;

@@ -39,6 +39,8 @@ mkdir -p "$old/include/linux" "$old/include/sys" "$new/include/linux" || exit 99
 		UFFD_USER_MODE_ONLY USERFAULTFD_IOC{,_NEW}
 } >"$old/include/linux/userfaultfd.h"
 {
+	# Included again it must not hide what a program has defined since.
+	echo '#pragma once'
 	echo '#include_next <sys/mman.h>'
 	hide MADV_{POPULATE_READ,POPULATE_WRITE,DONTNEED_LOCKED,COLLAPSE}
 } >"$old/include/sys/mman.h"

@@ -19,7 +19,8 @@
 
 #define HUGE_SIZE ((size_t)2 << 20)
 #define BIT(n) (1u << (n))
-#define RANGE_MAX 16 /* pages */
+#define FEW 16 /* pages */
+#define MANY 256
 
 /* ---- Causes ---- */
 
@@ -68,12 +69,12 @@ struct range {
 };
 
 /* Some pages of the wild part, or some of the other. */
-static struct range choose(struct round *r, const struct area *a)
+static struct range choose(struct round *r, const struct area *a, size_t most)
 {
 	struct rng *rng = &round_disturber(r)->rng;
 	bool wild = a->wild < a->pages && (!a->wild || rng_below(rng, 2));
 	size_t base = wild ? a->wild : 0, end = wild ? a->pages : a->wild;
-	size_t from = base + rng_below(rng, end - base), n = 1 + rng_below(rng, RANGE_MAX);
+	size_t from = base + rng_below(rng, end - base), n = 1 + rng_below(rng, most);
 
 	return (struct range){ from, from + n < end ? from + n : end, wild };
 }
@@ -126,7 +127,7 @@ static bool discarded(struct round *r, struct area *a, const struct range *x, in
 static bool by_library(struct round *r, struct area *a)
 {
 	bool removes = is_shared(a) && rng_below(&round_disturber(r)->rng, 2);
-	struct range x = choose(r, a);
+	struct range x = choose(r, a, FEW);
 	uint64_t done = 0;
 	int err;
 
@@ -142,7 +143,7 @@ static bool by_library(struct round *r, struct area *a)
 /* DONTNEED of shared memory is of this mapping's pages only. */
 static bool past_library(struct round *r, struct area *a, enum act what)
 {
-	struct range x = choose(r, a);
+	struct range x = choose(r, a, rng_below(&round_disturber(r)->rng, 2) ? FEW : MANY);
 	struct cause *c;
 	int err;
 
@@ -181,7 +182,7 @@ static bool wipe(struct round *r, struct area *a)
 {
 	bool user = ways[r->plan.way].serve == UFFDWP_SERVE_SIGBUS ||
 		    rng_below(&round_disturber(r)->rng, 2);
-	struct range x = choose(r, a);
+	struct range x = choose(r, a, FEW);
 	bool good = true;
 	size_t i;
 
@@ -282,7 +283,7 @@ static bool move(struct round *r, struct area *a)
 /* By munmap(2), after which somebody else may be faster, or by mapping something else there. */
 static bool unmap(struct round *r, struct area *a)
 {
-	struct range x = choose(r, a);
+	struct range x = choose(r, a, FEW);
 	bool over = rng_below(&round_disturber(r)->rng, 2);
 	struct cause *c = cause_begin(r, ACT_UNMAP, a, x.from, x.to);
 	char *at = area_at(a, x.from), *got;
@@ -326,12 +327,19 @@ static bool do_one(struct round *r, struct area *a, enum act what)
 	}
 }
 
-/* What may cancel is rare, or no snapshot would ever be complete. */
+/*
+ * What may cancel is rare, or no snapshot would ever be complete. But what is discarded just after
+ * the seal is most likely not saved yet.
+ */
 static enum act draw(struct round *r)
 {
 	struct rng *rng = &round_disturber(r)->rng;
 	enum act what = (enum act)rng_below(rng, ACTS);
 
+	if (atomic_load(&r->sealed) && rng_below(rng, 2)) {
+		what = rng_below(rng, 2) ? ACT_DONTNEED : ACT_REMOVE;
+		return r->plan.acts & BIT(what) ? what : ACTS;
+	}
 	if (!(r->plan.acts & BIT(what)))
 		return ACTS;
 	if (BIT(what) & ACT_CAUSES && rng_below(rng, what == ACT_UNMAP ? 16 : 4))
@@ -354,9 +362,10 @@ static void *disturb_on(void *arg)
 	watchdog_enter("disturber", 0);
 	while (!atomic_load(&r->stop)) {
 		struct area *a = &r->area[rng_below(rng, r->plan.areas)];
-		enum act what = draw(r);
+		enum act what;
 
 		pause_check(&r->pause);
+		what = draw(r);
 		watchdog_step("disturbs", what);
 		/* Of an area with a hole nothing is whole any more. */
 		if (what != ACTS && !a->gone_n && do_one(r, a, what))

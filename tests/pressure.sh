@@ -22,8 +22,10 @@ case ${1-} in
 esac
 
 group='' zram='' job=''
+log=$(mktemp) || exit 99
 clean_up() {
 	trap '' INT TERM HUP
+	rm -f "$log"
 	if [ -n "$job" ]; then
 		kill -9 "$job" 2>/dev/null
 		wait "$job" 2>/dev/null
@@ -75,35 +77,47 @@ swapped() {
 }
 
 passed=0 failed=0 total=0
-# squeeze NAME MIB COMMAND...: with so much memory.
-squeeze() {
-	local name=$1 mib=$2 before rc n
-	shift 2
+# run_in MIB COMMAND...: in the group. Sets rc, and n, how many pages were swapped.
+run_in() {
+	local mib=$1 before
+	shift
 	# The limit of a group that is still full can not be lowered at once: it is empty here.
 	echo $((mib << 20)) >"$group/$limit" || return 1
 	before=$(swapped)
-	(echo "$BASHPID" >"$group/cgroup.procs" && exec "$@") >"${TMPDIR:-/tmp}/uffdwp-pressure-$$" 2>&1 &
+	(echo "$BASHPID" >"$group/cgroup.procs" && exec "$@") >"$log" 2>&1 &
 	job=$!
-	wait "$job"
+	wait "$job" 2>/dev/null
 	rc=$?
 	job=''
 	n=$(($(swapped) - before))
 	total=$((total + n))
+}
+
+# squeeze NAME MIB COMMAND...: with so much memory. The kernel ends a program of which it can not swap out fast
+# enough, as on a busy machine: that is told, and the program gets half as much again, once.
+squeeze() {
+	local name=$1 mib=$2 rc=1 n=0
+	shift 2
+	run_in "$mib" "$@"
+	if [ $rc = 137 ]; then
+		printf 'pressure: %s: killed for want of memory in %d MiB\n' "$name" "$mib"
+		mib=$((mib * 3 / 2))
+		run_in $mib "$@"
+	fi
 	if [ $rc = 0 ] && [ $n -gt 0 ]; then
 		passed=$((passed + 1))
 		printf 'pressure: %s in %d MiB, %d pages swapped out or in: nothing lost\n' "$name" "$mib" "$n"
 	else
 		failed=$((failed + 1))
 		printf 'FAIL %s in %d MiB: exit %d, %d pages swapped\n' "$name" "$mib" $rc $n
-		tail -n 20 "${TMPDIR:-/tmp}/uffdwp-pressure-$$"
+		tail -n 20 "$log"
 	fi
-	rm -f "${TMPDIR:-/tmp}/uffdwp-pressure-$$"
 }
 
 stress=$BUILD/uffd-stress
-squeeze 'bounce of 48 MiB, protected' 64 "$stress" bounce --mem=anon --size=48M --modes=random,poll+racing \
+squeeze 'bounce of 48 MiB, protected' 80 "$stress" bounce --mem=anon --size=48M --modes=random,poll+racing \
 	--duration="$seconds" --no-progress
-squeeze 'shmem bounce of 48 MiB, protected' 64 "$stress" bounce --mem=shmem --size=48M --modes=random,poll+racing \
+squeeze 'shmem bounce of 48 MiB, protected' 80 "$stress" bounce --mem=shmem --size=48M --modes=random,poll+racing \
 	--duration="$seconds" --no-progress
 # Some of it is locked, and a child copies it.
 squeeze 'tracking of 24 MiB' 64 "$stress" track --mem=anon --size=24M --duration="$seconds" --no-progress

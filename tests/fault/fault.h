@@ -104,6 +104,9 @@ struct fault_run {
 	char text[4096];	     /* what the child said */
 };
 
+/* Where a scenario may leave files: made when it is asked for, by whom it is taken away with them after the run. */
+const char *fault_dir(void);
+
 enum fault_result fault_supervise(const struct fault_scenario *s, const struct fault_target *t,
 				  uint64_t seed, struct fault_run *run);
 

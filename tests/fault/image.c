@@ -31,8 +31,8 @@ struct picture {
 static void make_dir(struct picture *p)
 {
 	memset(p, 0, sizeof(*p));
-	snprintf(p->dir, sizeof(p->dir), "/var/tmp/uffdwp-fault.XXXXXX");
-	CHECK(mkdtemp(p->dir));
+	snprintf(p->dir, sizeof(p->dir), "%s/files", fault_dir());
+	CHECK_EQ(mkdir(p->dir, 0700), 0);
 	snprintf(p->path, sizeof(p->path), "%s/image", p->dir);
 }
 

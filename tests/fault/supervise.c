@@ -5,6 +5,7 @@
  */
 #include "fault.h"
 
+#include <ftw.h>
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -18,6 +19,54 @@ uint64_t fault_seed;
 const struct fault_target *fault_current;
 
 static int channel = -1; /* to the supervisor, in the child */
+
+/* ---- Files ---- */
+
+static char dir[64]; /* of this run; a child that is killed can not take it away */
+
+const char *fault_dir(void)
+{
+	return dir;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+	(void)st;
+	(void)type;
+	(void)at;
+	return remove(path);
+}
+
+static void make_dir(void)
+{
+	snprintf(dir, sizeof(dir), "/var/tmp/uffdwp-fault.XXXXXX");
+	if (!mkdtemp(dir))
+		abort();
+}
+
+static void remove_dir(void)
+{
+	nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static void on_end(int sig)
+{
+	remove_dir();
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+/* A run that is interrupted leaves none either. */
+static void remove_at_end(void)
+{
+	static bool done;
+
+	if (done)
+		return;
+	done = true;
+	signal(SIGINT, on_end);
+	signal(SIGTERM, on_end);
+}
 
 /* ---- The child ---- */
 
@@ -269,9 +318,13 @@ enum fault_result fault_supervise(const struct fault_scenario *sc, const struct 
 	if (text < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) ||
 	    seccomp_notify_alloc(&s.req, &s.resp))
 		abort();
+	remove_at_end();
+	make_dir();
 	fflush(NULL);
 	s.pid = fork();
 	if (!s.pid) {
+		signal(SIGINT, SIG_DFL);
+		signal(SIGTERM, SIG_DFL);
 		close(pair[0]);
 		channel = pair[1];
 		fault_seed = seed;
@@ -285,5 +338,6 @@ enum fault_result fault_supervise(const struct fault_scenario *sc, const struct 
 		close(s.listener);
 	close(pair[0]);
 	close(text);
+	remove_dir();
 	return result;
 }

@@ -53,7 +53,7 @@ static uint64_t end_after(unsigned int brief, unsigned int full)
 /* ---- What the process uses ---- */
 
 struct usage {
-	uint64_t rss, data; /* KiB */
+	uint64_t rss, data; /* KiB; resident or swapped out */
 	int fds, threads;
 };
 
@@ -62,18 +62,21 @@ static struct usage usage(void)
 	struct usage u = { .fds = live_count("/proc/self/fd"),
 			   .threads = live_count("/proc/self/task") };
 	FILE *f = fopen("/proc/self/status", "re");
+	uint64_t swap = 0;
 	char line[128];
 
 	CHECK(f);
 	while (fgets(line, sizeof(line), f)) {
 		sscanf(line, "VmRSS: %" SCNu64, &u.rss);
+		sscanf(line, "VmSwap: %" SCNu64, &swap);
 		sscanf(line, "VmData: %" SCNu64, &u.data);
 	}
 	fclose(f);
+	u.rss += swap;
 	return u;
 }
 
-/* A joined thread may be there for a moment longer. Resident: what is swapped out comes back. */
+/* A joined thread may be there for a moment longer. */
 static void check_flat(const struct usage *before, const char *what, uint64_t slack_kib)
 {
 	struct usage now;

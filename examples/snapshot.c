@@ -158,6 +158,7 @@ int main(int argc, char **argv)
 	p.shadow = malloc(SIZE);
 	if (!f || (void *)p.mem == MAP_FAILED || !p.shadow) {
 		perror("snapshot");
+		free(p.shadow);
 		return 99;
 	}
 	/* Half of it is never written: the file has a hole there. */

@@ -55,7 +55,7 @@ static int protect_all(struct uffdwp__part *p)
 static int collect_all(struct uffdwp__part *p, uint64_t *bytes)
 {
 	struct uffdwp_snapshot *s = p->s;
-	uint64_t looked, found = 0;
+	uint64_t looked = 0, found = 0;
 	int err = 0;
 
 	for (uint64_t i = 0; !err && i < p->layer.pages; i += looked) {

@@ -202,9 +202,7 @@ static void answer(struct supervisor *s)
 		return; /* its thread has ended */
 	nr = s->req->data.nr;
 	site = fault_marked((pid_t)s->req->pid, false);
-	if (site >= 0 && !ours(site, nr)) {
-		site = -1;
-	} else if (site >= 0) {
+	if (site >= 0 && ours(site, nr)) {
 		request = request_of(s->req, site);
 		count_call(s->run, site, nr, request);
 		fail = is_target(s, site, nr, request);

@@ -317,7 +317,7 @@ static const struct live_case cases[] = {
 	{ "unmapped/head", unmapped_head, KINDS_ALL, UNMAP, 5 },
 	{ "discarded", discarded, KINDS_ALL, REMOVE, 5 },
 	{ "only-reader", only_reader, KINDS_ALL, REMOVE, 10 },
-	{ "storm", storm, KINDS_ALL, REMOVE | UNMAP | REMAP, 20 },
+	{ "storm", storm, KINDS_ALL, REMOVE | UNMAP | REMAP, 60 },
 };
 
 LIVE_MAIN(cases)

@@ -97,7 +97,7 @@ START_TEST(units)
 	ck_assert_uint_eq(uffdwp__staging_take(&st, 14, UFFDWP__FAULT, &fresh), c + 2);
 	uffdwp__staging_put(&st, c + 2, 14);
 	/* Own faults fill a chunk of their own. */
-	a = uffdwp__staging_take(&st, 1, UFFDWP__OWN, &fresh);
+	uffdwp__staging_take(&st, 1, UFFDWP__OWN, &fresh);
 	ck_assert(fresh);
 	uffdwp__staging_free(&st, false);
 }

@@ -319,8 +319,11 @@ static void take_blocks(struct uffdwp__layer *l, uint64_t i, uint64_t end, bool 
 			uint64_t *bits)
 {
 	for (uint64_t stop; i < end; i = stop) {
+		bool whole;
+
 		stop = min_u64((i / UFFDWP__BLOCK + 1) * UFFDWP__BLOCK, end);
-		if (take_block(l, i / UFFDWP__BLOCK, take && stop - i == UFFDWP__BLOCK))
+		whole = i % UFFDWP__BLOCK == 0 && (stop % UFFDWP__BLOCK == 0 || stop == l->pages);
+		if (take_block(l, i / UFFDWP__BLOCK, take && whole))
 			take_marks(l, i, stop, take, base, bits);
 	}
 }

@@ -30,6 +30,8 @@
  * the snapshot where it may have destroyed a page not saved yet, if it can be seen: of private
  * memory without a file always (Linux 5.13), of other memory by MADV_REMOVE and MADV_DONTNEED with
  * UFFDWP_FEATURE_EVENT_REMOVE; a hole punched, or a truncation, through the file can not be seen.
+ * In regions with UFFDWP_MODE_MISSING or _MINOR discard by uffdwp_discard() alone during a snapshot:
+ * another discard can leave a page missing that is being saved, which makes the handle fail.
  * Memory that is unmapped or moved during a snapshot needs UFFDWP_FEATURE_EVENT_UNMAP and
  * UFFDWP_FEATURE_EVENT_REMAP.
  *
@@ -91,8 +93,8 @@ struct uffdwp_snapshot_result;
 
 /*
  * Where pages go. All but free() are called by one thread at a time, never from a fault: they may
- * take locks, allocate, and write to the memory of the snapshot, if another thread serves the
- * faults; a sink's own threads must not, as a full staging would wait for them. An error of any
+ * take locks and allocate, but neither they nor threads of the sink's own may write to the memory of
+ * the snapshot: where staging is full, the write would wait for the sink itself. An error of any
  * makes the snapshot FAILED. NULL: nothing to do, except for write. In a forked child none is
  * called.
  */

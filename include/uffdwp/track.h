@@ -34,8 +34,8 @@
  * - A page may be reported although it was not written: twice after a discard, in
  *   each collect after an event told of a discard of a file's memory, a neighbour within
  *   its granule, a page placed by uffdwp_copy() without UFFDWP_COPY_WP, one that the kernel
- *   migrates while async collects it, and in two epochs one whose write is under way between
- *   them. Without these, and with pages of the base size, a page that was not written is not
+ *   migrates while async collects it, in sync one that several threads wrote to at once, and in
+ *   two epochs one whose write is under way between them. Without these, and with pages of the base size, a page that was not written is not
  *   reported.
  */
 #ifndef UFFDWP_TRACK_H

@@ -328,7 +328,11 @@ static bool is_blurred(const struct trial *t, const struct unit *u, uint64_t sti
 
 	if (t->plan.events && !anonymous ? stirred : stirred != u->calm[1])
 		return true;
-	/* See the oracle. Looked at last, for it is the system's. */
+	/* See the oracle. */
+	if ((t->plan.mode == TRACK_SYNC || t->plan.mode == TRACK_CALLER) &&
+	    u->done - u->done_first > 1)
+		return true;
+	/* Looked at last, for it is the system's. */
 	return t->plan.mode == TRACK_ASYNC && migrations() != u->moved[1];
 }
 
@@ -355,6 +359,7 @@ static bool undecided(const struct trial *t, const struct unit *u, uint64_t stir
 
 static void end_epoch(struct unit *u, uint64_t begun, uint64_t moved, bool reported)
 {
+	u->done_first = u->done;
 	u->done = u->before;
 	u->begun_first = u->begun;
 	u->begun = begun;

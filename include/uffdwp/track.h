@@ -32,7 +32,7 @@
  *   discarded pages. MADV_REMOVE is seen with UFFDWP_FEATURE_EVENT_REMOVE only. A hole punched, or
  *   a truncation, through the file is never seen.
  * - A page may be reported although it was not written: twice after a discard, in
- *   each collect after an event told of a discard of a file's memory, a neighbour within
+ *   each collect after an event told of a discard of a file's memory (before Linux 5.14, any), a neighbour within
  *   its granule, a page placed by uffdwp_copy() without UFFDWP_COPY_WP, one that the kernel
  *   migrates while async collects it, in sync one that several threads wrote to at once, and in
  *   two epochs one whose write is under way between them. Without these, and with pages of the base size, a page that was not written is not

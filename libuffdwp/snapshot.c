@@ -67,7 +67,8 @@
 #include "sys.h"
 #include "util.h"
 
-#define STAGING (UINT64_C(64) << 20)
+#define STAGING_MAX (UINT64_C(64) << 20) /* by default */
+#define STAGING_PART 128		 /* of the memory */
 #define SETTLE (UINT64_C(1) << 20)
 #define PASSES 8
 #define RUN_BYTES (UINT64_C(64) << 10) /* that a sequential writer's fault takes along */
@@ -308,6 +309,8 @@ static void *saver(void *arg)
 	struct uffdwp_snapshot *s = arg;
 
 	uffdwp__sys_thread_name("uffdwp-saver");
+	/* Woken by the seal, it would else preempt its caller before the writers are resumed. */
+	uffdwp__sys_thread_batch();
 	do
 		while (sem_wait(&s->work))
 			;
@@ -476,17 +479,17 @@ __cold static void init(struct uffdwp_snapshot *s, struct uffdwp_region *const *
 		s->unsaved = s->pages;
 }
 
-/* By default no more than could ever be used: all of it, and what is kept for faults. */
 __cold static int init_staging(struct uffdwp_snapshot *s, uint64_t size)
 {
-	uint64_t most = max_u64(s->bytes + s->bytes / 2, UFFDWP_SNAPSHOT_STAGING_MIN);
 	uint64_t unit = s->largest;
 	int err;
 
 	for (uint32_t i = 0; i < s->n; i++)
 		unit = min_u64(unit, s->layout[i].page_size);
-	err = uffdwp__staging_init(&s->staging, size ? size : min_u64(STAGING, most), unit,
-				   s->largest);
+	if (!size)
+		size = min_u64(max_u64(s->bytes / STAGING_PART, UFFDWP_SNAPSHOT_STAGING_MIN),
+			       STAGING_MAX);
+	err = uffdwp__staging_init(&s->staging, size, unit, s->largest);
 	for (uint32_t i = 0; !err && i < s->n; i++)
 		s->part[i].page_units = (uint32_t)(s->layout[i].page_size / unit);
 	return err;

@@ -51,11 +51,11 @@ static int protect_all(struct uffdwp__part *p)
 	return err;
 }
 
-/* Takes all marks and protects their pages again; adds the bytes found. */
-static int collect_all(struct uffdwp__part *p, uint64_t *bytes)
+/* Takes all marks and protects their pages again. */
+static int collect_all(struct uffdwp__part *p)
 {
 	struct uffdwp_snapshot *s = p->s;
-	uint64_t looked = 0, found = 0;
+	uint64_t looked = 0;
 	int err = 0;
 
 	for (uint64_t i = 0; !err && i < p->layer.pages; i += looked) {
@@ -63,13 +63,20 @@ static int collect_all(struct uffdwp__part *p, uint64_t *bytes)
 			      ? -ECANCELED
 			      : uffdwp__layer_collect(&p->layer, i, p->layer.pages - i, UINT64_MAX,
 						      true, s->bits, &looked);
-		if (uffdwp__snapshot_check(p, err, i, p->layer.pages - i))
-			break;
-		for (uint64_t w = 0; w < (looked + 63) / 64; w++)
-			found += (uint64_t)__builtin_popcountll(s->bits[w]);
+		uffdwp__snapshot_check(p, err, i, p->layer.pages - i);
 	}
-	*bytes += uffdwp__part_bytes(p, found);
 	return err;
+}
+
+static uint64_t marked_bytes(const struct uffdwp__part *p)
+{
+	const struct uffdwp__layer *l = &p->layer;
+	uint64_t n = 0;
+
+	for (size_t w = 0; w < l->marks_size / sizeof(*l->marks); w++)
+		n += (uint64_t)__builtin_popcountll(
+			atomic_load_explicit(&l->marks[w], memory_order_relaxed));
+	return uffdwp__part_bytes(p, n);
 }
 
 static int for_parts(struct uffdwp_snapshot *s, int (*fn)(struct uffdwp__part *p))
@@ -81,6 +88,10 @@ static int for_parts(struct uffdwp_snapshot *s, int (*fn)(struct uffdwp__part *p
 	return err;
 }
 
+/*
+ * What is left marked is what the program writes most: the seal copies it, so that it does not fault
+ * again.
+ */
 int uffdwp__cow_arm(struct uffdwp_snapshot *s, bool again)
 {
 	uint64_t before = UINT64_MAX, bytes;
@@ -88,12 +99,13 @@ int uffdwp__cow_arm(struct uffdwp_snapshot *s, bool again)
 
 	for (uint32_t pass = 0; !err && pass < s->passes; pass++) {
 		bytes = 0;
-		for (uint32_t k = 0; !err && k < s->n; k++)
-			err = collect_all(&s->part[k], &bytes);
-		uffdwp__snapshot_count(s, SNAP_PASSES, 1);
+		for (uint32_t k = 0; k < s->n; k++)
+			bytes += marked_bytes(&s->part[k]);
 		if (bytes <= s->settle || bytes > before / 4 * 3)
 			break;
 		before = bytes;
+		err = for_parts(s, collect_all);
+		uffdwp__snapshot_count(s, SNAP_PASSES, 1);
 	}
 	return err;
 }

@@ -388,6 +388,13 @@ __cold void uffdwp__sys_thread_name(const char *name)
 	prctl(PR_SET_NAME, name);
 }
 
+__cold void uffdwp__sys_thread_batch(void)
+{
+	struct sched_param none = { 0 };
+
+	sched_setscheduler(0, SCHED_BATCH, &none);
+}
+
 void uffdwp__sys_yield(void)
 {
 	sched_yield();

@@ -157,21 +157,22 @@ struct uffdwp_snapshot_opts {
 	size_t sz;
 	uint32_t strategy; /* enum uffdwp_snapshot_strategy */
 	/*
-	 * 0: a thread of the library saves. 1: none; who calls uffdwp_snapshot_step(), or
-	 * uffdwp_snapshot_wait(), saves.
+	 * 0: a thread of the library saves, SCHED_BATCH so that waking it preempts nobody. 1: none;
+	 * who calls uffdwp_snapshot_step(), or uffdwp_snapshot_wait(), saves.
 	 */
 	uint32_t by_caller;
 	const struct uffdwp_sink *sink; /* copied; taken over on success; required */
 	/*
 	 * Bytes for pages on their way to the sink, mapped and populated before anything is
 	 * protected; at least UFFDWP_SNAPSHOT_STAGING_MIN. It is made at least four of the largest
-	 * page. When it is full, writers wait. 0: 64 MiB, or less for less memory.
+	 * page. When it is full, writers wait. 0: a 128th of the memory, from 1 to 64 MiB.
 	 */
 	uint64_t staging;
 	uint64_t rate; /* bytes a second, at most, that are saved in the background; 0: no limit */
 	/*
 	 * Arming goes over what was written meanwhile again, until that is at most settle bytes, or
-	 * stops shrinking, or passes were made. 0: 1 MiB, 8.
+	 * stops shrinking, or passes were made. Cow then leaves it to the seal, which copies it: what
+	 * is written most does not fault after the seal either. 0: 1 MiB, 8.
 	 */
 	uint64_t settle;
 	uint32_t passes;

@@ -325,6 +325,9 @@ void snap_new(struct snap *c, struct uffdwp_snapshot_opts *o)
 	o->sink = &c->sink.sink;
 	if (!o->strategy && c->mode->strategy == UFFDWP_SNAPSHOT_PRECOPY && !c->mode->features)
 		o->strategy = UFFDWP_SNAPSHOT_PRECOPY;
+	/* A sink that is held takes nothing: all of memory has to fit. */
+	if (!o->staging)
+		o->staging = c->t->mem.size + c->t->mem.size / 2 + UFFDWP_SNAPSHOT_STAGING_MIN;
 	o->reason = reason;
 	o->reason_size = sizeof(reason);
 	err = uffdwp_snapshot_new(&c->s, &c->r, 1, o);

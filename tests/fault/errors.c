@@ -109,6 +109,7 @@ static const struct fault_kind kinds[] = {
 	{ SYS_prctl, "prctl", false, { EPERM }, { 0 } },
 	{ SYS_sched_getaffinity, "sched_getaffinity", false, { EPERM, ESRCH }, { 0 } },
 	{ SYS_sched_setaffinity, "sched_setaffinity", false, { EPERM, EINVAL }, { 0 } },
+	{ SYS_sched_setscheduler, "sched_setscheduler", false, { EPERM, EINVAL }, { 0 } },
 	{ SYS_rt_sigaction, "rt_sigaction", false, { EPERM }, { 0 } },
 };
 

@@ -107,6 +107,7 @@ void fault_unmapped(void *p, size_t size);
 #define prctl(...) FAULT_CALL(prctl, (void)0, __VA_ARGS__)
 #define sched_getaffinity(...) FAULT_CALL(sched_getaffinity, (void)0, __VA_ARGS__)
 #define sched_setaffinity(...) FAULT_CALL(sched_setaffinity, (void)0, __VA_ARGS__)
+#define sched_setscheduler(...) FAULT_CALL(sched_setscheduler, (void)0, __VA_ARGS__)
 #define fopen(...) FAULT_CALL(fopen, (void)0, __VA_ARGS__)
 #define getline(...) FAULT_CALL(getline, (void)0, __VA_ARGS__)
 #endif

@@ -112,7 +112,11 @@ static void setup(struct test *c, struct live *t, uint64_t extra)
 	struct uffdwp_adopt_opts ao = { .sz = sizeof(ao),
 					.features = features,
 					.opts = { .sz = sizeof(ao.opts) } };
-	struct uffdwp_snapshot_opts o = { .sz = sizeof(o), .sink = &c->sink };
+	/* The sink is held while pages are saved: all of memory has to fit. */
+	struct uffdwp_snapshot_opts o = { .sz = sizeof(o),
+					  .sink = &c->sink,
+					  .staging = t->mem.size + t->mem.size / 2 +
+						     UFFDWP_SNAPSHOT_STAGING_MIN };
 	struct uffdwp_region_opts ro = { .sz = sizeof(ro),
 					 .addr = (uintptr_t)t->mem.addr,
 					 .len = t->mem.size,

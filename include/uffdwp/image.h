@@ -57,8 +57,8 @@ int uffdwp_image_sink(struct uffdwp_sink *out, const char *path,
 
 struct uffdwp_image_stats {
 	size_t sz;
-	uint64_t writes, bytes;		/* of pages, to the file */
-	uint32_t direct;		/* 1: O_DIRECT was used */
+	uint64_t writes, bytes;		/* of pages, to the file; neighbours are one write */
+	uint32_t direct;		/* 1: O_DIRECT was used, but for small writes */
 	uint32_t registered;		/* 1: io_uring, with registered buffers */
 	uint64_t file_size, file_bytes; /* after a complete end: apparent, and allocated on disk */
 };

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "crc32c.h"
+#include "newfile.h"
 
 #define HEADER_FIRST 16384
 #define TABLE_PIECE (256u << 10)
@@ -164,13 +164,10 @@ static int load(struct uffdwp_image *img, struct uffdwp__why *why)
 
 /* ---- Open and close ---- */
 
-/* With an offset and flags of its own. A FIFO must not make us wait, whatever is opened. */
+/* A FIFO must not make us wait, whatever is opened. */
 static int reopen(int fd)
 {
-	char path[64];
-
-	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	return uffdwp__reopen(fd, O_RDONLY | O_NONBLOCK);
 }
 
 /* fd becomes the image's, or is closed. */

@@ -93,6 +93,14 @@ int uffdwp__newfile_create(struct uffdwp__newfile *f, const char *path, uint32_t
 	return err;
 }
 
+int uffdwp__reopen(int fd, int flags)
+{
+	char path[64];
+
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_CLOEXEC);
+}
+
 int uffdwp__newfile_publish(struct uffdwp__newfile *f)
 {
 	if (fsync(f->fd) || renameat(f->dir, f->temp, f->dir, f->name))

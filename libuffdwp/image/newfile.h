@@ -27,4 +27,7 @@ int uffdwp__newfile_publish(struct uffdwp__newfile *f);
 /* Closes; removes what was not published. In a forked child the file is the parent's and stays. */
 void uffdwp__newfile_close(struct uffdwp__newfile *f);
 
+/* The same file with an offset and flags of its own; -1, and errno: without /proc, or not permitted. */
+int uffdwp__reopen(int fd, int flags);
+
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The queue of reads and writes. The kernel is asked to do each as soon as there is room: the pieces are
- * large enough for the system call not to matter, and the disk begins at once.
+ * large enough for the system call not to matter, and the disk begins at once. Small writes are over when
+ * they are in the page cache.
  */
 #include "queue.h"
 
@@ -13,6 +14,7 @@
 
 #define IOVEC_MAX ((size_t)1 << 30) /* the kernel's limit of a registered buffer */
 #define IOVECS 64
+#define SMALL (UINT64_C(64) << 10)   /* copied sooner than a disk does one more write */
 #define REFUSALS 1000		     /* about a second */
 #define PART_MAX (UINT64_C(1) << 30) /* of one system call */
 
@@ -63,6 +65,7 @@ int uffdwp__queue_init(struct uffdwp__queue *q, int fd, unsigned int depth, bool
 
 	memset(q, 0, sizeof(*q));
 	q->fd = fd;
+	q->cached = -1;
 	q->depth = depth;
 	q->fixed = fixed;
 	q->fixed_size = fixed ? fixed_size : 0;
@@ -99,6 +102,20 @@ static unsigned int part(const struct uffdwp__io *io)
 	return (unsigned int)(left < PART_MAX ? left : PART_MAX);
 }
 
+/* The buffers that n bytes have filled or emptied. */
+static void skip(struct uffdwp__io *io, size_t n)
+{
+	while (io->niov && n >= io->iov->iov_len) {
+		n -= io->iov->iov_len;
+		io->iov++;
+		io->niov--;
+	}
+	if (n) {
+		io->iov->iov_base = (char *)io->iov->iov_base + n;
+		io->iov->iov_len -= n;
+	}
+}
+
 /*
  * Notes what the kernel said: n bytes, or -errno. True: the rest is to be done by another call.
  */
@@ -114,19 +131,29 @@ static bool go_on(struct uffdwp__queue *q, struct uffdwp__io *io, int n)
 		io->err = n ? n : io->write ? -EIO : -ENODATA;
 	else
 		io->done += (uint64_t)n;
+	if (!io->err && !io->buf)
+		skip(io, (size_t)n);
 	/* Some file systems write in part up to a limit of their own, others because of an error. */
 	return !io->err && io->done < io->len;
 }
 
+static bool is_small(const struct uffdwp__queue *q, const struct uffdwp__io *io)
+{
+	return io->write && io->len < SMALL && q->cached >= 0;
+}
+
 static void do_now(struct uffdwp__queue *q, struct uffdwp__io *io)
 {
+	int fd = is_small(q, io) ? q->cached : q->fd;
 	ssize_t n;
 
 	do {
-		char *at = (char *)io->buf + io->done;
+		struct iovec one = { (char *)io->buf + io->done, part(io) };
+		const struct iovec *iov = io->buf ? &one : io->iov;
+		int niov = io->buf ? 1 : (int)io->niov;
+		off_t at = (off_t)(io->offset + io->done);
 
-		n = io->write ? pwrite(q->fd, at, part(io), (off_t)(io->offset + io->done))
-			      : pread(q->fd, at, part(io), (off_t)(io->offset + io->done));
+		n = io->write ? pwritev(fd, iov, niov, at) : preadv(fd, iov, niov, at);
 	} while (go_on(q, io, n < 0 ? -errno : (int)n));
 	list_add(&q->finished, io);
 }
@@ -149,7 +176,11 @@ static void prepare(struct uffdwp__queue *q, struct io_uring_sqe *sqe, struct uf
 	unsigned int len = part(io);
 	int index = fixed_index(q, at, len);
 
-	if (index >= 0 && io->write)
+	if (!io->buf && io->write)
+		io_uring_prep_writev(sqe, q->fd, io->iov, io->niov, offset);
+	else if (!io->buf)
+		io_uring_prep_readv(sqe, q->fd, io->iov, io->niov, offset);
+	else if (index >= 0 && io->write)
 		io_uring_prep_write_fixed(sqe, q->fd, at, len, offset, index);
 	else if (index >= 0)
 		io_uring_prep_read_fixed(sqe, q->fd, at, len, offset, index);
@@ -212,7 +243,7 @@ void uffdwp__queue_add(struct uffdwp__queue *q, struct uffdwp__io *io)
 {
 	io->done = 0;
 	io->err = 0;
-	if (!q->uring) {
+	if (!q->uring || is_small(q, io)) {
 		do_now(q, io);
 		return;
 	}

@@ -11,11 +11,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 /* One read or write. It is the queue's from uffdwp__queue_add() until uffdwp__queue_take() returns it. */
 struct uffdwp__io {
 	void *buf;
 	uint64_t offset, len;
+	struct iovec *iov; /* where buf is NULL: niov buffers, len in all; changed on the way */
+	unsigned int niov;
 	bool write;
 	int err;       /* 0 or -errno; -ENODATA: the file ends before */
 	uint64_t done; /* bytes */
@@ -28,6 +31,11 @@ struct uffdwp__list {
 
 struct uffdwp__queue {
 	int fd;
+	/*
+	 * For small writes where fd is O_DIRECT: the same file through the page cache, which puts neighbours
+	 * together. The owner's to set and to close; -1: there is none.
+	 */
+	int cached;
 	unsigned int depth, inflight;
 	bool uring;	       /* else synchronous */
 	bool refused;	       /* the kernel takes no more: synchronous from here on */

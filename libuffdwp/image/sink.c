@@ -6,7 +6,9 @@
  *
  * The regions are known at begin(), and with them where each page goes, so a page can be written, and
  * written again, in place and in any order. Its checksum goes into the table in memory at the same
- * time. The header comes last, after everything else: without it the file is no image, whoever finds it.
+ * time. Writes wait for their neighbours first (gather.h); what stays small goes through the page cache.
+ * What was written by one way may be written again by the other: the kernel sees to that, as long as
+ * the first is over, as snapshot.h promises. fsync(2) tells what went wrong in either. The header comes last, after everything else: without it the file is no image, whoever finds it.
  *
  * Zeros are what a new file has. Only where a page was written before and is zeros now is there
  * something to do: it is marked, and becomes a hole at the end, with its neighbours at once.
@@ -24,18 +26,11 @@
 #include <uffdwp/image.h>
 
 #include "format.h"
+#include "gather.h"
 #include "newfile.h"
-#include "queue.h"
 
 #define DEPTH_DEFAULT 32
 #define DEPTH_MAX 1024
-
-/* One write of the snapshot's, on its way. */
-struct piece {
-	struct uffdwp__io io; /* first: the queue gives it back */
-	struct uffdwp_sink_write *w;
-	struct piece *next; /* in the list of those that can be used again */
-};
 
 struct sink {
 	struct uffdwp_image_opts o;
@@ -43,9 +38,9 @@ struct sink {
 	struct uffdwp__newfile file;
 	struct uffdwp__meta meta;
 	struct uffdwp__queue queue;
-	bool queued;	 /* the queue was made */
+	bool queued; /* the queue was made */
+	struct uffdwp__gather gather;
 	uint32_t *table; /* meta.table_size bytes */
-	struct piece *spare;
 	struct uffdwp_image_stats stats;
 };
 
@@ -108,15 +103,22 @@ static int begin(void *ctx, const struct uffdwp_sink_layout *layout)
 		return err;
 	err = uffdwp__queue_init(&s->queue, s->file.fd, s->o.depth, !s->o.buffered, layout->staging,
 				 layout->staging_size);
-	s->queued = !err;
+	if (err)
+		return err;
+	s->queued = true;
 	s->stats.registered = s->queue.registered;
-	return err;
+	if (s->queue.direct)
+		s->queue.cached = uffdwp__reopen(s->file.fd, O_WRONLY);
+	return uffdwp__gather_init(&s->gather, &s->queue, layout->staging, layout->staging_size);
 }
 
 static void end_queue(struct sink *s)
 {
+	if (s->queued && s->queue.cached >= 0)
+		close(s->queue.cached);
 	if (s->queued)
 		uffdwp__queue_exit(&s->queue);
+	uffdwp__gather_exit(&s->gather);
 	s->queued = false;
 }
 
@@ -126,12 +128,6 @@ static void sink_free(void *ctx)
 
 	end_queue(s);
 	uffdwp__newfile_close(&s->file);
-	while (s->spare) {
-		struct piece *p = s->spare;
-
-		s->spare = p->next;
-		free(p);
-	}
 	if (s->table)
 		munmap(s->table, s->meta.table_size);
 	free(s->meta.regions);
@@ -155,37 +151,20 @@ static uint32_t *entries(struct sink *s, uint32_t region, uint64_t offset, uint6
 	return s->table + e->first + (offset >> s->meta.shift);
 }
 
-static struct piece *piece_get(struct sink *s)
-{
-	struct piece *p = s->spare;
-
-	if (!p)
-		return malloc(sizeof(*p));
-	s->spare = p->next;
-	return p;
-}
-
 static int sink_write(void *ctx, struct uffdwp_sink_write *w)
 {
 	struct sink *s = ctx;
 	uint64_t n = 0;
 	uint32_t *e = entries(s, w->region, w->offset, w->len, &n);
-	struct piece *p;
+	int err;
 
 	if (!e || !n)
 		return e ? 0 : -EINVAL;
-	p = piece_get(s);
-	if (!p)
-		return -ENOMEM;
+	err = uffdwp__gather_add(&s->gather, w, s->meta.regions[w->region].offset + w->offset);
+	if (err)
+		return err;
 	uffdwp__entries(w->data, s->meta.page_size, n, e);
-	s->stats.writes++;
 	s->stats.bytes += w->len;
-	p->w = w;
-	p->io = (struct uffdwp__io){ .buf = (void *)(uintptr_t)w->data,
-				     .offset = s->meta.regions[w->region].offset + w->offset,
-				     .len = w->len,
-				     .write = true };
-	uffdwp__queue_add(&s->queue, &p->io);
 	return UFFDWP_SINK_LATER;
 }
 
@@ -207,18 +186,8 @@ static int sink_zero(void *ctx, uint32_t region, uint64_t offset, uint64_t len)
 static int sink_wait(void *ctx, unsigned int ms)
 {
 	struct sink *s = ctx;
-	struct uffdwp__io *io = uffdwp__queue_take(&s->queue,
-						   (int)(ms > INT32_MAX ? INT32_MAX : ms));
 
-	for (; io; io = uffdwp__queue_take(&s->queue, 0)) {
-		struct piece *p = (struct piece *)io;
-		struct uffdwp_sink_write *w = p->w;
-		int err = io->err;
-
-		p->next = s->spare;
-		s->spare = p;
-		w->done(w, err);
-	}
+	uffdwp__gather_wait(&s->gather, (int)(ms > INT32_MAX ? INT32_MAX : ms));
 	return 0;
 }
 
@@ -330,8 +299,9 @@ static int sink_end(void *ctx, const struct uffdwp_snapshot_result *result)
 	int err = 0;
 
 	s->stats.direct = s->queue.direct;
+	s->stats.writes = s->gather.writes;
 	if (result->verdict == UFFDWP_SNAPSHOT_COMPLETE) {
-		err = uffdwp__queue_idle(&s->queue) ? 0 : -EBUSY;
+		err = uffdwp__gather_idle(&s->gather) ? 0 : -EBUSY;
 		s->meta.sealed_ns = result->sealed_ns;
 		if (!err)
 			err = publish(s);

@@ -53,6 +53,19 @@ static inline void dir_remove(const struct dir *d)
 	ck_assert_int_eq(rmdir(d->path), 0);
 }
 
+static inline bool dir_direct(const struct dir *d)
+{
+	char path[300];
+	int fd;
+
+	(void)snprintf(path, sizeof(path), "%s/probe", d->path);
+	fd = open(path, O_RDWR | O_CREAT | O_DIRECT, 0600);
+	unlink(path);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 #define PARTS 3
 
 /* Three regions: mixed, with huge pages, one page; in no order of addresses. */

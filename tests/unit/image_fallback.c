@@ -160,17 +160,26 @@ START_TEST(end_fails)
 }
 END_TEST
 
-/* An I/O error of a page is the write's, and the end that follows throws the file away. */
+/*
+ * An I/O error of a page is the write's, and the end that follows throws the file away. Large writes
+ * without io_uring; small ones, which are no matter for it.
+ */
 START_TEST(write_fails)
 {
 	struct image_maker m;
 
 	dir_make(&dir, NULL);
 	content_make(&content, 1);
-	forbid("io_uring_setup", EPERM);
+	if (_i == 0)
+		forbid("io_uring_setup", EPERM);
+	if (_i == 1 && !dir_direct(&dir)) {
+		printf("SKIP write_fails: no O_DIRECT in %s\n", dir.path);
+		end_test(0);
+		return;
+	}
 	ck_assert_int_eq(image_begin(&m, dir.image, NULL, content.part, PARTS), 0);
-	forbid("pwrite64", EIO);
-	ck_assert_int_eq(image_put_part(&m, 0, &content.part[0]), 0);
+	forbid("pwritev", EIO);
+	ck_assert_int_eq(image_put(&m, 0, 0, content.part[0].data, 4096), 0);
 	ck_assert_int_eq(image_drain(&m), -EIO);
 	image_end(&m, UFFDWP_SNAPSHOT_FAILED);
 	image_free(&m);
@@ -224,7 +233,7 @@ int main(void)
 	tcase_add_test(t, uring_registers);
 	tcase_add_test(t, tmpfs);
 	tcase_add_test(t, disk_full);
-	tcase_add_test(t, write_fails);
+	tcase_add_loop_test(t, write_fails, 0, 2);
 	tcase_add_test(t, no_punch);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);

@@ -80,8 +80,9 @@ struct uffdwp_image_open_opts {
 };
 
 /*
- * Open and check everything but the pages' contents. -EBADMSG: not an image, truncated, damaged or
- * inconsistent, see the reason; -EOPNOTSUPP: of a newer format, or another byte order; -E2BIG,
+ * Open and check everything but the pages and their checksums, which are read when they are needed: where
+ * they are damaged their pages count as damaged. -EBADMSG: not an image, truncated, damaged or
+ * inconsistent, see the reason; -EOPNOTSUPP: of another format, or another byte order; -E2BIG,
  * -EINVAL, -ENOMEM, errors of open(2) and read(2). Never reads outside the file, or allocates more than
  * its data, whatever is in it. fdopen reopens fd, which stays the caller's. Thread-safe.
  */

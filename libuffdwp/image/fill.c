@@ -115,28 +115,50 @@ int uffdwp__fill_run(const struct uffdwp__fill *f)
 }
 
 /* Whether any page of the unit is not zeros. */
-static bool has_data(const uint32_t *e, uint64_t unit)
+static bool has_data(const struct uffdwp__walk *w, uint64_t page, uint64_t unit)
 {
+	const uint32_t *e = uffdwp__entries_at(w->img, w->region, page, unit);
+
 	for (uint64_t i = 0; i < unit; i++)
 		if (e[i])
 			return true;
 	return false;
 }
 
+/* Blocks of the table that are a hole need not be looked at. */
+static uint64_t hole(const struct uffdwp__walk *w, uint64_t unit)
+{
+	uint64_t at = w->img->meta.regions[w->region].first + w->page, n = 0;
+
+	if (!w->img->table.index[at / UFFDWP__BLOCK].data)
+		n = (UFFDWP__BLOCK - at % UFFDWP__BLOCK) / unit * unit;
+	return n;
+}
+
+static void skip_zeros(struct uffdwp__walk *w, uint64_t unit)
+{
+	uint64_t n;
+
+	for (; w->page < w->end; w->page += n) {
+		n = hole(w, unit);
+		if (!n && has_data(w, w->page, unit))
+			break;
+		n = n ? n : unit;
+	}
+}
+
 bool uffdwp__walk_next(struct uffdwp__walk *w, uint64_t unit, uint64_t max, struct uffdwp__run *run)
 {
-	const uint32_t *e = w->img->table + w->img->meta.regions[w->region].first;
 	uint64_t last;
 
-	while (w->page < w->end && !has_data(e + w->page, unit))
-		w->page += unit;
+	skip_zeros(w, unit);
 	if (w->page >= w->end)
 		return false;
 	*run = (struct uffdwp__run){ w->region, w->page, unit };
 	last = w->page;
 	for (uint64_t p = w->page + unit;
 	     p < w->end && p - run->first < max && p - last <= GAP + unit; p += unit)
-		if (has_data(e + p, unit)) {
+		if (has_data(w, p, unit)) {
 			last = p;
 			run->n = p + unit - run->first;
 		}

@@ -21,7 +21,7 @@ struct disk_note {
 	uint32_t version;
 	uint32_t flags;	     /* none yet; what a reader does not know it refuses */
 	uint32_t header_crc; /* of the first header_size bytes, with this as 0 */
-	uint32_t table_crc;
+	uint32_t index_crc;
 	uint64_t sealed_ns;
 	uint64_t header_size;
 	uint64_t table_offset, table_size;
@@ -30,10 +30,10 @@ struct disk_note {
 };
 
 struct disk_region {
-	uint64_t addr, len, page_size, offset;
+	uint64_t addr, len, page_size, offset, data;
 };
 
-_Static_assert(sizeof(struct disk_note) == 64 && sizeof(struct disk_region) == 32, "no padding");
+_Static_assert(sizeof(struct disk_note) == 64 && sizeof(struct disk_region) == 40, "no padding");
 
 uint32_t uffdwp__machine(void)
 {
@@ -57,16 +57,27 @@ void uffdwp__entries(const void *buf, uint32_t page_size, uint64_t n, uint32_t *
 		entries[i] = uffdwp__entry(entries[i]);
 }
 
-void uffdwp__table_crc_begin(struct uffdwp__table_crc *t, uint32_t page_size)
+struct uffdwp__index uffdwp__index_of(const uint32_t *block)
+{
+	struct uffdwp__index x = { 0 };
+
+	for (unsigned int i = 0; i < UFFDWP__BLOCK; i++)
+		x.data += block[i] != UFFDWP__PAGE_ZERO;
+	if (x.data)
+		x.crc = uffdwp__crc32c(0, block, UFFDWP__BLOCK * sizeof(*block));
+	return x;
+}
+
+void uffdwp__index_crc_begin(struct uffdwp__index_crc *t, uint32_t page_size)
 {
 	static const char zeros[PAGE_MIN];
 
-	*t = (struct uffdwp__table_crc){ .page_size = page_size };
+	*t = (struct uffdwp__index_crc){ .page_size = page_size };
 	for (uint32_t pos = 0; pos < page_size; pos += PAGE_MIN)
 		t->zero = uffdwp__crc32c(t->zero, zeros, PAGE_MIN);
 }
 
-void uffdwp__table_crc_add(struct uffdwp__table_crc *t, const void *page)
+void uffdwp__index_crc_add(struct uffdwp__index_crc *t, const void *page)
 {
 	uint32_t crc = page ? uffdwp__crc32c(0, page, t->page_size) : t->zero;
 
@@ -142,7 +153,10 @@ static bool place_table(struct uffdwp__meta *m)
 
 	return !__builtin_mul_overflow(m->pages, sizeof(uint32_t), &bytes) &&
 	       round_up(bytes, m->page_size, &m->table_size) &&
-	       round_up(m->header_size, m->page_size, &m->table_offset) &&
+	       round_up(uffdwp__blocks(m) * sizeof(struct uffdwp__index), m->page_size,
+			&m->index_size) &&
+	       round_up(m->header_size, m->page_size, &m->index_offset) &&
+	       !__builtin_add_overflow(m->index_offset, m->index_size, &m->table_offset) &&
 	       !__builtin_add_overflow(m->table_offset, m->table_size, &m->file_size);
 }
 
@@ -259,7 +273,7 @@ static struct disk_note disk_note(const struct uffdwp__meta *m)
 {
 	return (struct disk_note){ .version = m->version,
 				   .flags = m->flags,
-				   .table_crc = m->table_crc,
+				   .index_crc = m->index_crc,
 				   .sealed_ns = m->sealed_ns,
 				   .header_size = m->header_size,
 				   .table_offset = m->table_offset,
@@ -284,7 +298,7 @@ void uffdwp__meta_encode(const struct uffdwp__meta *m, const struct uffdwp__proc
 	memcpy(desc, &d, sizeof(d));
 	for (uint32_t i = 0; i < m->nregions; i++) {
 		const struct uffdwp__extent *e = &m->regions[i];
-		struct disk_region r = { e->addr, e->len, e->page_size, e->offset };
+		struct disk_region r = { e->addr, e->len, e->page_size, e->offset, e->data };
 
 		memcpy(desc + sizeof(d) + i * sizeof(r), &r, sizeof(r));
 	}
@@ -410,6 +424,7 @@ static void get_regions(const struct header *h, struct uffdwp__meta *m)
 		m->regions[i].addr = r.addr;
 		m->regions[i].len = r.len;
 		m->regions[i].page_size = r.page_size;
+		m->regions[i].data = r.data;
 	}
 }
 
@@ -437,6 +452,11 @@ static int check_layout(const struct header *h, const struct uffdwp__meta *m,
 	for (uint32_t i = 0; i < m->nregions; i++)
 		if (!region_agrees(h, m, i))
 			REFUSE(why, -EBADMSG, "region %u: note and program headers disagree", i);
+	for (uint32_t i = 0; i < m->nregions; i++)
+		if (m->regions[i].data > m->regions[i].len ||
+		    m->regions[i].data & (m->page_size - 1))
+			REFUSE(why, -EBADMSG, "region %u: %llu bytes of data", i,
+			       (unsigned long long)m->regions[i].data);
 	if (h->file_size != m->file_size)
 		REFUSE(why, -EBADMSG, "%s: %llu bytes, should be %llu",
 		       h->file_size < m->file_size ? "truncated" : "too long",
@@ -456,7 +476,7 @@ static int decode(const struct header *h, struct uffdwp__meta *m, const struct d
 	m->page_size = d->page_size;
 	m->nregions = d->regions;
 	m->sealed_ns = d->sealed_ns;
-	m->table_crc = d->table_crc;
+	m->index_crc = d->index_crc;
 	m->regions = calloc(m->nregions, sizeof(*m->regions));
 	if (!m->regions)
 		return -ENOMEM;

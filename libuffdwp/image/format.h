@@ -4,10 +4,12 @@
  * bytes is in uffdwp_image(3), FORMAT; everything is little-endian.
  *
  *	0		ELF header, program headers, notes: the header, all of it under one CRC
+ *	page-aligned	the index: eight bytes for each block of the table, under one CRC
  *	page-aligned	the table: four bytes for each page of memory, in the order of the regions
  *	page-aligned	the regions, one after another, zeros as holes
  *
- * All offsets follow from the size of the header and the lengths of the regions, so the reader computes
+ * A reader needs the header and the index, which is a millionth of the memory, and of the table what belongs
+ * to the pages that it wants. All offsets follow from the size of the header and the lengths of the regions, so the reader computes
  * them again and refuses a file that says anything else.
  */
 #ifndef UFFDWP_IMAGE_FORMAT_H
@@ -23,7 +25,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 	       "numbers in the file are copied as they are");
 _Static_assert(sizeof(void *) == 8, "the file is ELF64");
 
-#define UFFDWP__IMAGE_VERSION 1
+#define UFFDWP__IMAGE_VERSION 2
 #define UFFDWP__NOTE_NAME "uffdwp"
 #define UFFDWP__NOTE_TYPE 0x55464457
 #define UFFDWP__REGIONS_MAX 16384
@@ -32,11 +34,21 @@ _Static_assert(sizeof(void *) == 8, "the file is ELF64");
 /* Entries of the table that are no checksum; checksums that look like them get bit 1 set. */
 #define UFFDWP__PAGE_ZERO 0  /* zeros, a hole */
 #define UFFDWP__PAGE_STALE 1 /* zeros, but not a hole yet: only while the image is written */
+#define UFFDWP__PAGE_LOST 1  /* nobody knows: only in a reader, whose table is damaged there */
+
+#define UFFDWP__BLOCK 1024 /* entries of the table that have one in the index */
+
+/* A block of the table, as the index has it. */
+struct uffdwp__index {
+	uint32_t crc;  /* of its 4096 bytes */
+	uint32_t data; /* entries that are not UFFDWP__PAGE_ZERO; 0: a hole, and crc is 0 */
+};
 
 struct uffdwp__extent {
 	uint64_t addr, len, page_size;
 	uint64_t offset; /* in the file */
 	uint64_t first;	 /* its first page's entry in the table */
+	uint64_t data;	 /* bytes that are not zeros */
 };
 
 struct uffdwp__meta {
@@ -45,9 +57,9 @@ struct uffdwp__meta {
 	uint32_t nregions;
 	struct uffdwp__extent *regions; /* malloc */
 	uint64_t sealed_ns;
-	uint64_t header_size, table_offset, table_size, file_size;
+	uint64_t header_size, index_offset, index_size, table_offset, table_size, file_size;
 	uint64_t pages, size; /* of all regions */
-	uint32_t table_crc;
+	uint32_t index_crc;
 };
 
 /* What gdb wants to know besides memory. */
@@ -68,6 +80,11 @@ uint32_t uffdwp__machine(void);
  */
 int uffdwp__meta_layout(struct uffdwp__meta *m, uint64_t notes, struct uffdwp__why *why);
 uint64_t uffdwp__process_notes_size(const struct uffdwp__process *p);
+
+static inline uint64_t uffdwp__blocks(const struct uffdwp__meta *m)
+{
+	return m->table_size / (UFFDWP__BLOCK * sizeof(uint32_t));
+}
 
 /* Writes the header to buf, which has m->header_size bytes. */
 void uffdwp__meta_encode(const struct uffdwp__meta *m, const struct uffdwp__process *p, void *buf);
@@ -92,14 +109,17 @@ static inline uint32_t uffdwp__entry(uint32_t crc)
 	return crc < 2 ? crc | 2 : crc;
 }
 
+/* Of a block of the table. */
+struct uffdwp__index uffdwp__index_of(const uint32_t *block);
+
 /* Of n pages at once. */
 void uffdwp__entries(const void *buf, uint32_t page_size, uint64_t n, uint32_t *entries);
 
-/* The checksum of the table: the CRC of the CRCs of its pages, so that holes in it cost little. */
-struct uffdwp__table_crc {
+/* The checksum of the index: the CRC of the CRCs of its pages, so that holes in it cost little. */
+struct uffdwp__index_crc {
 	uint32_t crc, zero, page_size;
 };
-void uffdwp__table_crc_begin(struct uffdwp__table_crc *t, uint32_t page_size);
-void uffdwp__table_crc_add(struct uffdwp__table_crc *t, const void *page); /* NULL: zeros */
+void uffdwp__index_crc_begin(struct uffdwp__index_crc *t, uint32_t page_size);
+void uffdwp__index_crc_add(struct uffdwp__index_crc *t, const void *page); /* NULL: zeros */
 
 #endif

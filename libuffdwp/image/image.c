@@ -6,32 +6,15 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "newfile.h"
 
 #define HEADER_FIRST 16384
-#define TABLE_PIECE (256u << 10)
 #define CHECK_PAGES 64
 
 /* ---- Reading the file ---- */
-
-/* -EBADMSG: the file ends before. */
-static int read_all(int fd, void *buf, uint64_t len, uint64_t offset)
-{
-	for (uint64_t done = 0; done < len;) {
-		ssize_t n = pread(fd, (char *)buf + done, len - done, (off_t)(offset + done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EBADMSG;
-		done += (uint64_t)n;
-	}
-	return 0;
-}
 
 /* A few pages are enough, but for thousands of regions. */
 static int read_header(struct uffdwp_image *img, uint64_t file_size, struct uffdwp__why *why)
@@ -42,10 +25,10 @@ static int read_header(struct uffdwp_image *img, uint64_t file_size, struct uffd
 
 	if (!buf)
 		return -ENOMEM;
-	err = read_all(img->fd, buf, len, 0);
+	err = uffdwp__read_all(img->fd, buf, len, 0);
 	need = err ? 0 : min_u64(uffdwp__meta_need(buf, len), file_size);
 	if (need > len) {
-		err = read_all(img->fd, buf + len, need - len, len);
+		err = uffdwp__read_all(img->fd, buf + len, need - len, len);
 		len = need;
 	}
 	if (!err)
@@ -54,90 +37,9 @@ static int read_header(struct uffdwp_image *img, uint64_t file_size, struct uffd
 	return err;
 }
 
-static bool is_zero(const void *buf, size_t len)
-{
-	return !*(const char *)buf && !memcmp(buf, (const char *)buf + 1, len - 1);
-}
-
-/*
- * Where the table goes on with data; its end if there is no more. A hole can be skipped because it is
- * zeros, however large somebody has made it.
- */
-static uint64_t next_data(const struct uffdwp_image *img, uint64_t pos)
-{
-	const struct uffdwp__meta *m = &img->meta;
-	off_t at = lseek(img->fd, (off_t)(m->table_offset + pos), SEEK_DATA);
-
-	if (at < 0)
-		return errno == ENXIO ? m->table_size : pos;
-	at -= (off_t)m->table_offset;
-	return min_u64((uint64_t)at & ~(uint64_t)(m->page_size - 1), m->table_size);
-}
-
-/* Counts the pages that are not zeros in a part of the table; *r is the region where it begins. */
-static void count_data(struct uffdwp_image *img, uint64_t first, const uint32_t *e, uint32_t *r)
-{
-	const struct uffdwp__meta *m = &img->meta;
-	uint64_t n = min_u64(m->page_size / sizeof(*e), m->pages - first);
-
-	for (uint64_t i = 0; i < n; i++) {
-		while (*r + 1 < m->nregions && m->regions[*r + 1].first <= first + i)
-			++*r;
-		img->data[*r] += e[i] ? m->page_size : 0;
-	}
-}
-
-/* One piece of the table: only what is not zeros takes memory. */
-static int read_piece(struct uffdwp_image *img, uint64_t pos, uint64_t len, char *buf,
-		      struct uffdwp__table_crc *crc, uint32_t *region)
-{
-	uint32_t page = img->meta.page_size;
-	int err = read_all(img->fd, buf, len, img->meta.table_offset + pos);
-
-	for (uint64_t i = 0; !err && i < len; i += page) {
-		bool zero = is_zero(buf + i, page);
-
-		uffdwp__table_crc_add(crc, zero ? NULL : buf + i);
-		if (zero)
-			continue;
-		memcpy((char *)img->table + pos + i, buf + i, page);
-		count_data(img, (pos + i) / sizeof(uint32_t),
-			   (const uint32_t *)(const void *)((char *)img->table + pos + i), region);
-	}
-	return err;
-}
-
-static int read_table(struct uffdwp_image *img, struct uffdwp__why *why)
-{
-	const struct uffdwp__meta *m = &img->meta;
-	struct uffdwp__table_crc crc;
-	char *buf = malloc(TABLE_PIECE);
-	int err = buf ? 0 : -ENOMEM;
-	uint32_t region = 0;
-	uint64_t len;
-
-	uffdwp__table_crc_begin(&crc, m->page_size);
-	for (uint64_t pos = 0; !err && pos < m->table_size; pos += len) {
-		for (uint64_t to = next_data(img, pos); pos < to; pos += m->page_size)
-			uffdwp__table_crc_add(&crc, NULL);
-		len = min_u64(m->table_size - pos, TABLE_PIECE);
-		if (len)
-			err = read_piece(img, pos, len, buf, &crc, &region);
-	}
-	free(buf);
-	if (!err && crc.crc != m->table_crc)
-		REFUSE(why, -EBADMSG,
-		       "bytes %llu to %llu: table damaged: checksum %08x, should be %08x",
-		       (unsigned long long)m->table_offset,
-		       (unsigned long long)(m->table_offset + m->table_size), crc.crc,
-		       m->table_crc);
-	return err;
-}
-
 static int load(struct uffdwp_image *img, struct uffdwp__why *why)
 {
 	struct stat st;
-	off_t was;
 	int err;
 
 	if (fstat(img->fd, &st))
@@ -146,20 +48,7 @@ static int load(struct uffdwp_image *img, struct uffdwp__why *why)
 		REFUSE(why, -EBADMSG, "not a regular file");
 	img->file_bytes = (uint64_t)st.st_blocks * 512;
 	err = read_header(img, (uint64_t)st.st_size, why);
-	if (err)
-		return err;
-	img->data = calloc(img->meta.nregions, sizeof(*img->data));
-	img->table = mmap(NULL, img->meta.table_size, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (img->table == MAP_FAILED)
-		img->table = NULL;
-	if (!img->table || !img->data)
-		return -ENOMEM;
-	was = lseek(img->fd, 0, SEEK_CUR);
-	err = read_table(img, why);
-	/* Without /proc it is the caller's offset too. */
-	(void)lseek(img->fd, was, SEEK_SET);
-	return err;
+	return err ? err : uffdwp__table_open(&img->table, img->fd, &img->meta, why);
 }
 
 /* ---- Open and close ---- */
@@ -242,9 +131,7 @@ UFFDWP_PUBLIC void uffdwp_image_close(struct uffdwp_image *img)
 {
 	if (!img)
 		return;
-	if (img->table)
-		munmap(img->table, img->meta.table_size);
-	free(img->data);
+	uffdwp__table_close(&img->table);
 	free(img->meta.regions);
 	close(img->fd);
 	if (img->direct >= 0)
@@ -271,7 +158,7 @@ UFFDWP_PUBLIC int uffdwp_image_info(const struct uffdwp_image *img, struct uffdw
 					.machine = m->machine,
 					.page_size = m->page_size };
 	for (uint32_t r = 0; r < m->nregions; r++)
-		i.data += img->data[r];
+		i.data += m->regions[r].data;
 	return uffdwp__image_result(info, &i, sizeof(i),
 				    SIZE_UP_TO(struct uffdwp_image_info, page_size));
 }
@@ -288,7 +175,7 @@ UFFDWP_PUBLIC int uffdwp_image_region(const struct uffdwp_image *img, uint32_t r
 	r = (struct uffdwp_image_region){ .addr = e->addr,
 					  .len = e->len,
 					  .page_size = e->page_size,
-					  .data = img->data[region],
+					  .data = e->data,
 					  .offset = e->offset };
 	return uffdwp__image_result(out, &r, sizeof(r),
 				    SIZE_UP_TO(struct uffdwp_image_region, offset));
@@ -296,30 +183,45 @@ UFFDWP_PUBLIC int uffdwp_image_region(const struct uffdwp_image *img, uint32_t r
 
 /* ---- Pages ---- */
 
+static bool is_data(const struct uffdwp_image *img, uint32_t region, uint64_t page)
+{
+	return *uffdwp__entries_at(img, region, page, 1) != UFFDWP__PAGE_ZERO;
+}
+
 uint64_t uffdwp__run_same(const struct uffdwp_image *img, const struct uffdwp__run *r)
 {
-	const uint32_t *e = uffdwp__run_entries(img, r);
+	bool data = is_data(img, r->region, r->first);
 	uint64_t n = 1;
 
-	while (n < r->n && !e[n] == !e[0])
+	while (n < r->n && is_data(img, r->region, r->first + n) == data)
 		n++;
 	return n;
 }
 
+uint64_t uffdwp__data_bytes(const struct uffdwp_image *img, const struct uffdwp__run *r)
+{
+	const uint32_t *e = uffdwp__entries_at(img, r->region, r->first, r->n);
+	uint64_t bytes = 0;
+
+	for (uint64_t i = 0; i < r->n; i++)
+		bytes += e[i] ? img->meta.page_size : 0;
+	return bytes;
+}
+
 uint64_t uffdwp__run_check(const struct uffdwp_image *img, const struct uffdwp__run *r, void *buf)
 {
-	const uint32_t *e = uffdwp__run_entries(img, r);
 	uint32_t page = img->meta.page_size, crcs[CHECK_PAGES];
 
 	for (uint64_t i = 0; i < r->n; i += CHECK_PAGES) {
 		uint64_t n = min_u64(r->n - i, CHECK_PAGES);
+		const uint32_t *e = uffdwp__entries_at(img, r->region, r->first + i, n);
 
 		uffdwp__entries((const char *)buf + i * page, page, n, crcs);
 		for (uint64_t k = 0; k < n; k++) {
 			/* Whatever the file holds in place of a hole does not count. */
-			if (e[i + k] == UFFDWP__PAGE_ZERO)
+			if (e[k] == UFFDWP__PAGE_ZERO)
 				memset((char *)buf + (i + k) * page, 0, page);
-			else if (crcs[k] != e[i + k])
+			else if (crcs[k] != e[k])
 				return i + k;
 		}
 	}
@@ -333,12 +235,12 @@ static int read_same(const struct uffdwp_image *img, const struct uffdwp__run *r
 	int err;
 
 	*good = r->n;
-	if (!*uffdwp__run_entries(img, r)) {
+	if (!is_data(img, r->region, r->first)) {
 		memset(buf, 0, r->n << img->meta.shift);
 		return 0;
 	}
 	*good = 0;
-	err = read_all(img->fd, buf, r->n << img->meta.shift, uffdwp__run_offset(img, r));
+	err = uffdwp__read_all(img->fd, buf, r->n << img->meta.shift, uffdwp__run_offset(img, r));
 	if (!err)
 		*good = uffdwp__run_check(img, r, buf);
 	return !err && *good < r->n ? -EBADMSG : err;

@@ -5,14 +5,13 @@
 
 #include <uffdwp/image.h>
 
-#include "format.h"
+#include "table.h"
 
 struct uffdwp_image {
 	int fd;	    /* through the page cache, with an offset of its own if that could be had */
 	int direct; /* the same file, for O_DIRECT; or -1 */
 	struct uffdwp__meta meta;
-	uint32_t *table; /* meta.table_size bytes */
-	uint64_t *data;	 /* bytes of each region that are not zeros */
+	struct uffdwp__table table;
 	uint64_t file_bytes;
 };
 
@@ -22,11 +21,15 @@ struct uffdwp__run {
 	uint64_t first, n; /* pages */
 };
 
-static inline const uint32_t *uffdwp__run_entries(const struct uffdwp_image *img,
-						  const struct uffdwp__run *r)
+/* Entries of n > 0 pages of a region, from the first on. */
+static inline const uint32_t *uffdwp__entries_at(const struct uffdwp_image *img, uint32_t region,
+						 uint64_t first, uint64_t n)
 {
-	return img->table + img->meta.regions[r->region].first + r->first;
+	return uffdwp__table_entries(&img->table, img->meta.regions[region].first + first, n);
 }
+
+/* Bytes of it that are not zeros, as far as is known. */
+uint64_t uffdwp__data_bytes(const struct uffdwp_image *img, const struct uffdwp__run *r);
 
 static inline uint64_t uffdwp__run_offset(const struct uffdwp_image *img,
 					  const struct uffdwp__run *r)

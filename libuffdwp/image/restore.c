@@ -158,7 +158,7 @@ static void init_targets(struct uffdwp_restore *rs)
 		t->unit_pages = unit / m->page_size;
 		rs->asked_max += t->units;
 		rs->unit_max = unit > rs->unit_max ? unit : rs->unit_max;
-		rs->size += rs->img->data[i];
+		rs->size += m->regions[i].data;
 	}
 }
 
@@ -274,7 +274,7 @@ static int start_lazy(struct uffdwp_restore *rs, struct uffdwp__why *why)
 	for (uint32_t i = 0; !err && i < rs->img->meta.nregions; i++)
 		err = add_region(&rs->targets[i], &info, why);
 	/* An image of zeros is there already. */
-	if (!err && !atomic_load(&rs->size))
+	if (!err && !rs->size)
 		atomic_store(&rs->done_ns, 1);
 	if (!err && !rs->o.prefetch)
 		err = start_thread(rs);
@@ -373,7 +373,7 @@ UFFDWP_PUBLIC int uffdwp_restore_stats(struct uffdwp_restore *rs, struct uffdwp_
 		return -EINVAL;
 	s = (struct uffdwp_restore_stats){ .error = atomic_load(&rs->error),
 					   .done = atomic_load(&rs->done_ns) != 0,
-					   .size = atomic_load(&rs->size),
+					   .size = uffdwp__restore_size(rs),
 					   .bytes = atomic_load(&rs->bytes),
 					   .by_fault = atomic_load(&rs->by_fault),
 					   .by_prefetch = atomic_load(&rs->by_prefetch),

@@ -78,7 +78,8 @@ struct uffdwp_restore {
 	uint64_t asked_max;
 	_Atomic uint64_t nasked;
 
-	_Atomic uint64_t size, bytes, by_fault, by_prefetch, faults, damaged;
+	uint64_t size; /* of the image's data */
+	_Atomic uint64_t bytes, by_fault, by_prefetch, faults, damaged;
 	_Atomic int error;
 	uint64_t began_ns, start_ns;
 	_Atomic uint64_t done_ns;
@@ -98,6 +99,12 @@ struct uffdwp_restore {
 };
 
 uint64_t uffdwp__now_ns(void);
+
+/* Bytes to be placed; what a damaged part of the table has made unknown counts too. */
+static inline uint64_t uffdwp__restore_size(const struct uffdwp_restore *rs)
+{
+	return rs->size + (atomic_load(&rs->img->table.blocks->lost) << rs->img->meta.shift);
+}
 
 /* Keeps the first error. */
 void uffdwp__restore_error(struct uffdwp_restore *rs, int err);

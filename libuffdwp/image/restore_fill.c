@@ -265,13 +265,10 @@ static void *to_memory(void *arg, const struct uffdwp__run *run)
 static void got_in_place(void *arg, const struct uffdwp__run *run, void *buf, int err)
 {
 	struct uffdwp_restore *rs = arg;
-	uint64_t bytes = 0;
 
 	if (!err && uffdwp__run_check(rs->img, run, buf) != run->n)
 		err = -EBADMSG;
-	for (uint64_t i = 0; i < run->n; i++)
-		bytes += uffdwp__run_entries(rs->img, run)[i] ? rs->img->meta.page_size : 0;
-	atomic_fetch_add(&rs->bytes, bytes);
+	atomic_fetch_add(&rs->bytes, uffdwp__data_bytes(rs->img, run));
 	if (err) {
 		uffdwp__restore_error(rs, err);
 		atomic_store(&rs->stop, true);

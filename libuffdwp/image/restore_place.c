@@ -38,26 +38,17 @@ static uint64_t unit_addr(const struct uffdwp__target *t, uint64_t unit)
 	return atomic_load(&t->base) + (unit << t->shift);
 }
 
-static const uint32_t *unit_entries(const struct uffdwp__target *t, uint64_t unit)
-{
-	const struct uffdwp_image *img = t->rs->img;
-
-	return img->table + img->meta.regions[t->index].first + unit * t->unit_pages;
-}
-
 static uint64_t data_bytes(const struct uffdwp__target *t, uint64_t unit, uint64_t n)
 {
-	const uint32_t *e = unit_entries(t, unit);
-	uint64_t bytes = 0;
+	struct uffdwp__run run = { t->index, unit * t->unit_pages, n * t->unit_pages };
 
-	for (uint64_t i = 0; i < n * t->unit_pages; i++)
-		bytes += e[i] ? t->rs->img->meta.page_size : 0;
-	return bytes;
+	return uffdwp__data_bytes(t->rs->img, &run);
 }
 
 bool uffdwp__unit_data(const struct uffdwp__target *t, uint64_t unit)
 {
-	const uint32_t *e = unit_entries(t, unit);
+	const uint32_t *e = uffdwp__entries_at(t->rs->img, t->index, unit * t->unit_pages,
+					       t->unit_pages);
 
 	for (uint64_t i = 0; i < t->unit_pages; i++)
 		if (e[i])
@@ -78,7 +69,7 @@ __attribute__((cold)) static void all_there(struct uffdwp_restore *rs)
 static void count(struct uffdwp_restore *rs, uint64_t bytes)
 {
 	/* Whoever adds the last byte tells. */
-	if (bytes && atomic_fetch_add(&rs->bytes, bytes) + bytes == atomic_load(&rs->size))
+	if (bytes && atomic_fetch_add(&rs->bytes, bytes) + bytes == uffdwp__restore_size(rs))
 		all_there(rs);
 }
 

@@ -227,27 +227,66 @@ static int punch_region(struct sink *s, const struct uffdwp__extent *r)
 	return err;
 }
 
-static bool is_zero(const void *buf, size_t len)
+/* How many pages of each region are data, now that it is settled. */
+static void count_data(struct sink *s)
 {
-	return !*(const char *)buf && !memcmp(buf, (const char *)buf + 1, len - 1);
+	struct uffdwp__meta *m = &s->meta;
+
+	for (uint32_t i = 0; i < m->nregions; i++) {
+		struct uffdwp__extent *r = &m->regions[i];
+		const uint32_t *e = s->table + r->first;
+
+		for (uint64_t k = 0; k < r->len >> m->shift; k++)
+			r->data += e[k] ? m->page_size : 0;
+	}
+}
+
+/* A page of the index, and the blocks of the table that it is of. */
+static int write_blocks(struct sink *s, uint64_t block, uint64_t n, struct uffdwp__index *index)
+{
+	int err = 0;
+
+	for (uint64_t i = 0; !err && i < n; i++) {
+		const uint32_t *e = s->table + (block + i) * UFFDWP__BLOCK;
+		uint64_t size = UFFDWP__BLOCK * sizeof(*e);
+
+		index[i] = uffdwp__index_of(e);
+		if (index[i].data)
+			err = write_all(s->file.fd, e, size,
+					s->meta.table_offset + (block + i) * size);
+	}
+	return err;
+}
+
+static bool any_data(const struct uffdwp__index *index, uint64_t n)
+{
+	for (uint64_t i = 0; i < n; i++)
+		if (index[i].data)
+			return true;
+	return false;
 }
 
 static int write_table(struct sink *s)
 {
 	struct uffdwp__meta *m = &s->meta;
-	struct uffdwp__table_crc crc;
-	int err = 0;
+	uint64_t per_page = m->page_size / sizeof(struct uffdwp__index), n;
+	uint64_t blocks = uffdwp__blocks(m);
+	struct uffdwp__index *index = malloc(m->page_size);
+	struct uffdwp__index_crc crc;
+	int err = index ? 0 : -ENOMEM;
 
-	uffdwp__table_crc_begin(&crc, m->page_size);
-	for (uint64_t pos = 0; !err && pos < m->table_size; pos += m->page_size) {
-		const char *page = (const char *)s->table + pos;
-		bool zero = is_zero(page, m->page_size);
-
-		uffdwp__table_crc_add(&crc, zero ? NULL : page);
-		if (!zero)
-			err = write_all(s->file.fd, page, m->page_size, m->table_offset + pos);
+	uffdwp__index_crc_begin(&crc, m->page_size);
+	for (uint64_t b = 0; !err && b < blocks; b += per_page) {
+		memset(index, 0, m->page_size);
+		n = min_u64(per_page, blocks - b);
+		err = write_blocks(s, b, n, index);
+		uffdwp__index_crc_add(&crc, any_data(index, n) ? index : NULL);
+		if (!err && any_data(index, n))
+			err = write_all(s->file.fd, index, m->page_size,
+					m->index_offset + b * sizeof(*index));
 	}
-	m->table_crc = crc.crc;
+	free(index);
+	m->index_crc = crc.crc;
 	return err;
 }
 
@@ -283,6 +322,7 @@ static int publish(struct sink *s)
 		return -errno;
 	for (uint32_t i = 0; !err && i < s->meta.nregions; i++)
 		err = punch_region(s, &s->meta.regions[i]);
+	count_data(s);
 	if (!err)
 		err = write_table(s);
 	if (!err)

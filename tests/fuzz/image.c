@@ -18,11 +18,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Of the table as it is said to lie; false: not inside. */
-static bool fix_table(uint8_t *buf, size_t size, size_t crc_at)
+/* The index of the table as it is said to lie, right before it; false: not inside. */
+static bool fix_index(uint8_t *buf, size_t size, size_t crc_at)
 {
-	uint64_t offset, bytes;
-	struct uffdwp__table_crc crc;
+	uint64_t offset, bytes, index_bytes;
+	struct uffdwp__index_crc crc;
 
 	if (crc_at + 36 > size)
 		return false;
@@ -30,9 +30,20 @@ static bool fix_table(uint8_t *buf, size_t size, size_t crc_at)
 	memcpy(&bytes, buf + crc_at + 32, 8);
 	if (offset > size || bytes > size - offset || bytes % 4096)
 		return false;
-	uffdwp__table_crc_begin(&crc, 4096);
-	for (uint64_t at = 0; at < bytes; at += 4096)
-		uffdwp__table_crc_add(&crc, buf + offset + at);
+	index_bytes = (bytes / 4096 * sizeof(struct uffdwp__index) + 4095) & ~UINT64_C(4095);
+	if (index_bytes > offset)
+		return false;
+	uffdwp__index_crc_begin(&crc, 4096);
+	for (uint64_t at = 0; at < bytes; at += 4096) {
+		uint32_t block[UFFDWP__BLOCK];
+		struct uffdwp__index x;
+
+		memcpy(block, buf + offset + at, sizeof(block));
+		x = uffdwp__index_of(block);
+		memcpy(buf + offset - index_bytes + at / 4096 * sizeof(x), &x, sizeof(x));
+	}
+	for (uint64_t at = offset - index_bytes; at < offset; at += 4096)
+		uffdwp__index_crc_add(&crc, buf + at);
 	memcpy(buf + crc_at + 4, &crc.crc, 4);
 	return true;
 }
@@ -45,7 +56,7 @@ static void fix(uint8_t *buf, size_t size)
 
 	if (!crc_at)
 		return;
-	fix_table(buf, size, crc_at);
+	fix_index(buf, size, crc_at);
 	crc = uffdwp__meta_crc(buf, header_size, crc_at);
 	memcpy(buf + crc_at, &crc, 4);
 }

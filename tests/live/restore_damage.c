@@ -121,6 +121,41 @@ static void no_poison(struct live *t)
 	damaged(t, 1, UFFDWP_FEATURE_POISON);
 }
 
+/*
+ * A block of the checksums is damaged: its pages can not be had, zeros among them, since nobody knows which are;
+ * the others come, and the restore comes to its end.
+ */
+static void table(struct live *t)
+{
+	uint64_t covered = UINT64_C(4) << 20,
+		 table = (t->mem.size / 4096 * 4 + 4095) & ~UINT64_C(4095);
+	struct uffdwp_restore_stats st = { .sz = sizeof(st) };
+	struct uffdwp_restore_opts o = { 0 };
+	struct uffdwp_restore *rs;
+	uint64_t lost = 0;
+	struct restored c;
+
+	restored_make(&c, t);
+	/* Right before the pages. */
+	restored_damage(&c, -table);
+	restored_open(&c, UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_POISON, 0);
+	rs = restored_start(&c, &o);
+	for (size_t i = 0; i < t->pages; i++) {
+		const char *at = t->mem.addr + i * t->page;
+
+		lost += i * t->page < covered;
+		CHECK_EQ(probe(at), i * t->page < covered ? SIGBUS : 0);
+		if (i * t->page >= covered)
+			CHECK_EQ(memcmp(at, c.data + i * t->page, t->page), 0);
+	}
+	CHECK_EQ(uffdwp_restore_wait(rs, &st), -EBADMSG);
+	CHECK_EQ(st.done, 1);
+	CHECK_EQ(st.bytes, st.size);
+	CHECK_EQ(st.damaged, lost * t->page);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), -EBADMSG);
+	restored_end(&c);
+}
+
 /* The end of the file is gone: what was there comes, the rest is a signal. */
 static void cut(struct live *t)
 {
@@ -169,6 +204,7 @@ static const struct live_case cases[] = {
 	{ "by-fault", by_fault, KINDS_ALL, UFFDWP_FEATURE_POISON, 0 },
 	{ "by-prefetch", by_prefetch, KINDS_ALL, UFFDWP_FEATURE_POISON, 0 },
 	{ "no-poison", no_poison, KINDS_ALL, 0, 0 },
+	{ "table", table, KINDS_ALL, UFFDWP_FEATURE_POISON, 0 },
 	{ "cut", cut, KINDS_ALL, UFFDWP_FEATURE_POISON, 0 },
 	{ "eager", eager, KINDS_ALL, 0, 0 },
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Damaged and hostile images: every byte of the header and of the table flipped, every length cut off, and
- * headers that lie with a checksum that is right. Each is refused with words, or gives the same data.
+ * Damaged and hostile images: every byte of the header, the index and the table flipped, every length cut
+ * off, and headers that lie with a checksum that is right. Each is refused with words, or gives the same data,
+ * or, where only the table is damaged, none.
  */
 #include "image_dir.h"
 
@@ -16,7 +17,7 @@ static struct image_part part[2] = {
 };
 static char *file; /* the whole image */
 static size_t size;
-static uint64_t header_size, crc_at, table_end;
+static uint64_t header_size, crc_at, index_at, table_at, table_end;
 
 static void begin_test(void)
 {
@@ -42,7 +43,9 @@ static void begin_test(void)
 	close(fd);
 	crc_at = uffdwp__meta_crc_at(file, size, &header_size);
 	ck_assert_uint_gt(crc_at, 0);
-	table_end = (header_size + 4095) / 4096 * 4096 + 4096;
+	index_at = (header_size + 4095) / 4096 * 4096;
+	table_at = index_at + 4096;
+	table_end = table_at + 4096;
 	ck_assert_uint_eq(size, table_end + part[0].len + part[1].len);
 }
 
@@ -97,20 +100,52 @@ START_TEST(every_byte_flipped)
 	size_t same = 0;
 
 	begin_test();
-	for (size_t at = 0; at < table_end; at++) {
+	for (size_t at = 0; at < table_at; at++) {
 		char was = file[at];
 
 		file[at] = (char)~was;
 		if (!refused_or_same(file, size)) {
-			/* Between the header and the table nothing counts. */
+			/* Between the header and the index nothing counts. */
 			ck_assert_uint_ge(at, header_size);
-			ck_assert_uint_lt(at, table_end - 4096);
+			ck_assert_uint_lt(at, index_at);
 			same++;
 		}
 		file[at] = was;
 	}
-	ck_assert_uint_eq(same, table_end - 4096 - header_size);
+	ck_assert_uint_eq(same, index_at - header_size);
 	ck_assert(!refused_or_same(file, size));
+	end_test();
+}
+END_TEST
+
+/* Opening does not look at the table; whoever needs it finds out, and no page of it is given out. */
+START_TEST(table_flipped)
+{
+	struct uffdwp_image *img;
+	char why[256], got[4096];
+
+	begin_test();
+	for (size_t at = table_at; at < table_end; at++) {
+		struct uffdwp_image_damage d = { .sz = sizeof(d) };
+		uint64_t bad = 99;
+
+		file[at] = (char)~file[at];
+		ck_assert_int_eq(open_bytes(&img, file, size, why, sizeof(why)), 0);
+		for (uint64_t page = 0; page < 9; page++) {
+			uint64_t offset = page < 8 ? page * 4096 : 0;
+
+			ck_assert_int_eq(uffdwp_image_read(img, page == 8, offset, got, 4096, &bad),
+					 -EBADMSG);
+			ck_assert_uint_eq(bad, offset);
+		}
+		/* Which takes its time. */
+		if (at % 64 == 0) {
+			ck_assert_int_eq(uffdwp_image_verify(img, &d), -EBADMSG);
+			ck_assert_uint_eq(d.bytes, part[0].len + part[1].len);
+		}
+		uffdwp_image_close(img);
+		file[at] = (char)~file[at];
+	}
 	end_test();
 }
 END_TEST
@@ -194,9 +229,9 @@ static const struct lie lies[] = {
 	{ "load offset", PHDR(2, p_offset), 8, 0, -EBADMSG, "disagree" },
 	{ "load size", PHDR(1, p_filesz), 8, 4096, -EBADMSG, "disagree" },
 	{ "load memory", PHDR(2, p_memsz), 8, 8192, -EBADMSG, "disagree" },
-	{ "version", NOTE + 0, 4, 2, -EOPNOTSUPP, "format 2" },
+	{ "version", NOTE + 0, 4, 3, -EOPNOTSUPP, "format 3" },
 	{ "flags", NOTE + 4, 4, 1, -EOPNOTSUPP, "flags 0x1" },
-	{ "table checksum", NOTE + 12, 4, 0, -EBADMSG, "table damaged" },
+	{ "index checksum", NOTE + 12, 4, 0, -EBADMSG, "index damaged" },
 	{ "header", NOTE + 24, 8, 64, -EBADMSG, "sizes" },
 	{ "table offset", NOTE + 32, 8, 0, -EBADMSG, "sizes" },
 	{ "table size", NOTE + 40, 8, UINT64_MAX, -EBADMSG, "sizes" },
@@ -217,6 +252,9 @@ static const struct lie lies[] = {
 	{ "region page 0", NOTE + 80, 8, 0, -EBADMSG, "page size" },
 	{ "region page huge", NOTE + 80, 8, UINT64_C(1) << 63, -EBADMSG, "address" },
 	{ "region offset", NOTE + 88, 8, 0, -EBADMSG, "disagree" },
+	{ "no region data", NOTE + 96, 8, 0, -EBADMSG, "other data" },
+	{ "region data odd", NOTE + 96, 8, 1, -EBADMSG, "bytes of data" },
+	{ "region data huge", NOTE + 96, 8, UINT64_MAX << 12, -EBADMSG, "bytes of data" },
 };
 
 static bool has_word(const char *why, const char *words)
@@ -261,20 +299,22 @@ END_TEST
 START_TEST(huge)
 {
 	struct uffdwp__extent e = { .addr = 4096, .len = UINT64_C(1) << 40, .page_size = 4096 };
-	struct uffdwp__meta m = { .version = 1, .page_size = 4096, .nregions = 1, .regions = &e };
+	struct uffdwp__meta m = {
+		.version = UFFDWP__IMAGE_VERSION, .page_size = 4096, .nregions = 1, .regions = &e
+	};
 	struct uffdwp__process p = { .pid = -1 };
 	struct uffdwp__why none = { 0 };
-	struct uffdwp__table_crc crc;
+	struct uffdwp__index_crc crc;
 	struct uffdwp_image_info info = { .sz = sizeof(info) };
 	struct uffdwp_image *img;
 	char header[4096], byte = 1;
 	int fd = memfd_create("huge", MFD_CLOEXEC);
 
 	ck_assert_int_eq(uffdwp__meta_layout(&m, 0, &none), 0);
-	uffdwp__table_crc_begin(&crc, m.page_size);
-	for (uint64_t i = 0; i < m.table_size / m.page_size; i++)
-		uffdwp__table_crc_add(&crc, NULL);
-	m.table_crc = crc.crc;
+	uffdwp__index_crc_begin(&crc, m.page_size);
+	for (uint64_t i = 0; i < m.index_size / m.page_size; i++)
+		uffdwp__index_crc_add(&crc, NULL);
+	m.index_crc = crc.crc;
 	uffdwp__meta_encode(&m, &p, header);
 	ck_assert_int_eq(ftruncate(fd, (off_t)m.file_size), 0);
 	ck_assert_int_eq(pwrite(fd, header, m.header_size, 0), (ssize_t)m.header_size);
@@ -320,7 +360,7 @@ START_TEST(foreign)
 }
 END_TEST
 
-/* Cut after it was opened: an error, not the end of the program. */
+/* Cut after it was opened, before its pages or before its table: an error, not the end of the program. */
 START_TEST(cut_while_open)
 {
 	struct uffdwp_image_damage d = { .sz = sizeof(d) };
@@ -328,12 +368,15 @@ START_TEST(cut_while_open)
 	char got[4096];
 
 	begin_test();
-	ck_assert_int_eq(uffdwp_image_open(&img, dir.image, NULL), 0);
-	ck_assert_int_eq(truncate(dir.image, (off_t)table_end), 0);
-	ck_assert_int_eq(uffdwp_image_read(img, 1, 0, got, sizeof(got), NULL), -EBADMSG);
-	ck_assert_int_lt(uffdwp_image_verify(img, &d), 0);
-	ck_assert_uint_gt(d.bytes, 0);
-	uffdwp_image_close(img);
+	for (uint64_t len = table_end, i = 0; i < 2; i++, len = table_at) {
+		ck_assert_int_eq(image_make(dir.image, NULL, part, 2), 0);
+		ck_assert_int_eq(uffdwp_image_open(&img, dir.image, NULL), 0);
+		ck_assert_int_eq(truncate(dir.image, (off_t)len), 0);
+		ck_assert_int_eq(uffdwp_image_read(img, 1, 0, got, sizeof(got), NULL), -EBADMSG);
+		ck_assert_int_lt(uffdwp_image_verify(img, &d), 0);
+		ck_assert_uint_gt(d.bytes, 0);
+		uffdwp_image_close(img);
+	}
 	end_test();
 }
 END_TEST
@@ -399,8 +442,10 @@ END_TEST
 
 int main(void)
 {
-	const TTest *const tests[] = { every_byte_flipped, every_length, pages,	   huge, foreign,
-				       cut_while_open,	   arguments,	 unaligned };
+	const TTest *const tests[] = {
+		every_byte_flipped, table_flipped, every_length, pages, huge, foreign,
+		cut_while_open,	    arguments,	   unaligned
+	};
 
 	return args_run("image_damage", tests, sizeof(tests) / sizeof(tests[0]), liar,
 			sizeof(lies) / sizeof(lies[0]));

@@ -67,7 +67,7 @@ START_TEST(info)
 	begin_test();
 	expect("info %s", 0, "region 1 0x100000000, 4194304 bytes, pages of 2097152", "");
 	expect("info %s", 0, "sealed   2023-11-14T22:13:20.123456789Z", "");
-	expect("info --json %s", 0, "\"ok\":true,\"version\":1", "");
+	expect("info --json %s", 0, "\"ok\":true,\"version\":2", "");
 	expect("info %s --json", 0, "{\"schema\":1,\"region\":2,\"addr\":139637976727552,", "");
 	end_test();
 }

@@ -6,12 +6,17 @@
 #include "restore.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #define CHUNK (UINT64_C(1) << 20)
 #define PIECE (UINT64_C(256) << 10) /* placed at once: who waits for a page waits for so much */
 #define DEPTH 8
 #define NS UINT64_C(1000000000)
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 
 static struct uffdwp__target *target(struct uffdwp_restore *rs, const struct uffdwp__run *run)
 {
@@ -257,9 +262,12 @@ int uffdwp__restore_fill(struct uffdwp_restore *rs)
 static void *to_memory(void *arg, const struct uffdwp__run *run)
 {
 	struct uffdwp_restore *rs = arg;
+	unsigned int shift = rs->img->meta.shift;
+	void *to = (void *)(uintptr_t)(atomic_load(&target(rs, run)->base) + (run->first << shift));
 
-	return (void *)(uintptr_t)(atomic_load(&target(rs, run)->base) +
-				   (run->first << rs->img->meta.shift));
+	/* Else the read would fault on each page of it, where it is a copy and no direct one. */
+	(void)madvise(to, run->n << shift, MADV_POPULATE_WRITE);
+	return to;
 }
 
 static void got_in_place(void *arg, const struct uffdwp__run *run, void *buf, int err)

@@ -205,7 +205,7 @@ static void draw_options(struct lap_plan *l, const struct plan *p, struct rng *r
  */
 static bool may_touch(const struct lap_plan *l, const struct plan *p)
 {
-	uint64_t staging = l->staging ? l->staging : UINT64_C(64) << 20;
+	uint64_t staging = l->staging ? l->staging : UFFDWP_SNAPSHOT_STAGING_MIN;
 
 	return ways[p->way].serve != UFFDWP_SERVE_SIGBUS && !p->removes && staging / 4 > total(p);
 }

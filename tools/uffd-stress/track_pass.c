@@ -269,20 +269,27 @@ static bool call(struct collector *c, struct query *k, bool peek)
 
 /* ---- The pass ---- */
 
-/* Pages that the kernel has moved so far, all over the system; 0 where it does not say. */
+static uint64_t value_of(const char *text, const char *name)
+{
+	const char *p = strstr(text, name);
+
+	return p ? strtoull(p + strlen(name), NULL, 10) : 0;
+}
+
+/*
+ * Pages that the kernel has moved so far, and huge pages that it has split, which takes the same
+ * entries in page tables; all over the system; 0 where it does not say.
+ */
 static uint64_t migrations(void)
 {
-	static const char name[] = "\npgmigrate_success ";
 	char buf[16384];
 	int fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? 0 : read(fd, buf, sizeof(buf) - 1);
-	const char *p;
 
 	if (fd >= 0)
 		close(fd);
 	buf[n > 0 ? n : 0] = '\0';
-	p = strstr(buf, name);
-	return p ? strtoull(p + sizeof(name) - 1, NULL, 10) : 0;
+	return value_of(buf, "\npgmigrate_success ") + value_of(buf, "\nthp_split_page ");
 }
 
 static void read_before(struct collector *c, const struct part *p)

@@ -175,10 +175,33 @@ static int place_piece(struct uffdwp__piece *p, enum place what, uint64_t src, b
 	return err;
 }
 
+/*
+ * After ENOENT: an event may say where the memory is now, that was read since `before` and is not
+ * carried out yet; then it is, and the caller looks again. Not in an operation, which the event may
+ * be waiting for.
+ */
+__cold static bool moved_on(struct uffdwp *h, uint32_t before)
+{
+	struct uffdwp__wait w = { 0 };
+	uint32_t now;
+
+	if (uffdwp__serving(h))
+		return false;
+	now = uffdwp__events_now(h);
+	if (now == before)
+		return false;
+	/* Acquire: pairs with the release in uffdwp__events_done(). */
+	while ((int32_t)(atomic_load_explicit(&h->events_done, memory_order_acquire) - now) < 0)
+		if (!uffdwp__wait_busy(&w))
+			return false;
+	return true;
+}
+
 static int place_range(struct uffdwp_region *r, enum place what, uint64_t addr, uint64_t src,
 		       uint64_t len, uint32_t flags, uint64_t *done)
 {
 	int err = uffdwp__check_pages(r, addr, len, done);
+	uint32_t events;
 
 	if (err)
 		return err;
@@ -190,9 +213,12 @@ static int place_range(struct uffdwp_region *r, enum place what, uint64_t addr, 
 		struct uffdwp__piece p;
 
 		n = 0;
+		events = atomic_load_explicit(&r->h->events_done, memory_order_acquire);
 		err = uffdwp__piece_lock(&p, r, addr + pos, len - pos);
 		if (!err)
 			err = place_piece(&p, what, src + pos, flags & UFFDWP_COPY_WP, &n);
+		if (unlikely(err == -ENOENT) && moved_on(r->h, events))
+			err = 0;
 		if (done)
 			*done += n;
 	}

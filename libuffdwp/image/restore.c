@@ -67,7 +67,8 @@ static int map_target(struct uffdwp__target *t)
 {
 	t->claimed = map(bits_size(t->units));
 	t->placed = map(bits_size(t->units));
-	return t->claimed && t->placed ? 0 : -ENOMEM;
+	t->poisoned = map(bits_size(t->units)); /* costs nothing as long as nothing is damaged */
+	return t->claimed && t->placed && t->poisoned ? 0 : -ENOMEM;
 }
 
 static void unmap_all(struct uffdwp_restore *rs)
@@ -79,6 +80,8 @@ static void unmap_all(struct uffdwp_restore *rs)
 			munmap((void *)t->claimed, bits_size(t->units));
 		if (t->placed)
 			munmap((void *)t->placed, bits_size(t->units));
+		if (t->poisoned)
+			munmap((void *)t->poisoned, bits_size(t->units));
 	}
 	if (rs->asked)
 		munmap(rs->asked, rs->asked_max * sizeof(*rs->asked));

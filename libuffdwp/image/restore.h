@@ -39,10 +39,10 @@ struct uffdwp__target {
 	_Atomic uint64_t base;		   /* where offset 0 is now: it follows mremap(2) */
 	unsigned int shift;		   /* of a unit */
 	uint64_t units;
-	uint64_t unit_pages;		    /* of the image's page size */
-	_Atomic uint64_t *claimed, *placed; /* a bit a unit */
-	_Atomic uint64_t put_off;	    /* faults left to who has claimed their unit */
-	_Atomic bool moves;		    /* units can be moved into place, and stay huge pages */
+	uint64_t unit_pages;			       /* of the image's page size */
+	_Atomic uint64_t *claimed, *placed, *poisoned; /* a bit a unit; poisoned: before it is */
+	_Atomic uint64_t put_off; /* faults left to who has claimed their unit */
+	_Atomic bool moves;	  /* units can be moved into place, and stay huge pages */
 	/* Where a sequential reader faults next, and how far it is served then. */
 	_Atomic uint64_t expected, window;
 };
@@ -115,17 +115,20 @@ enum uffdwp__claim { UFFDWP__CLAIM_MINE, UFFDWP__CLAIM_TAKEN, UFFDWP__CLAIM_PLAC
 enum uffdwp__claim uffdwp__claim(struct uffdwp__target *t, uint64_t unit);
 bool uffdwp__claimed(const struct uffdwp__target *t, uint64_t unit);
 bool uffdwp__placed(const struct uffdwp__target *t, uint64_t unit);
+bool uffdwp__poisoned(const struct uffdwp__target *t, uint64_t unit);
 
 /* Whether the unit has a page that is not zeros. */
 bool uffdwp__unit_data(const struct uffdwp__target *t, uint64_t unit);
 
 /*
  * Claimed units: buf holds them. Places and, on failure, gives them back. counter: by_fault or
- * by_prefetch. What is not mapped any more counts as placed; -ENOENT if that is the first unit.
+ * by_prefetch. What is not mapped any more counts as placed; -ENOENT if that is the first unit; to a
+ * fault it is -EAGAIN, given back.
  */
 int uffdwp__place(struct uffdwp__target *t, uint64_t unit, uint64_t n, void *buf,
 		  _Atomic uint64_t *counter);
-int uffdwp__place_zeros(struct uffdwp__target *t, uint64_t unit, uint64_t n);
+int uffdwp__place_zeros(struct uffdwp__target *t, uint64_t unit, uint64_t n,
+			_Atomic uint64_t *counter);
 
 /* Claimed units, read to buf, checked, and placed; damaged ones are made inaccessible. */
 int uffdwp__fetch(struct uffdwp__target *t, uint64_t unit, uint64_t n, void *buf,

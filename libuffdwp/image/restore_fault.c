@@ -58,7 +58,7 @@ static int serve(struct uffdwp__target *t, uint64_t unit)
 	int err;
 
 	if (!data)
-		return uffdwp__place_zeros(t, unit, n);
+		return uffdwp__place_zeros(t, unit, n, &t->rs->by_fault);
 	note_asked(t, unit, n);
 	buf = uffdwp__buffer_get(t->rs);
 	err = uffdwp__fetch(t, unit, n, buf, &t->rs->by_fault);
@@ -76,6 +76,19 @@ static bool put_off(struct uffdwp__target *t, uint64_t unit)
 	return uffdwp__claimed(t, unit) && !uffdwp__placed(t, unit);
 }
 
+/*
+ * Placed: discarded since, or a late message, which leaves the page alone. But zeros would take the
+ * place of poison in memory of a file. Where there is no poison the unit has no access at all.
+ */
+static int again(struct uffdwp__target *t, struct uffdwp_region *r, const struct uffdwp_fault *f)
+{
+	int err = -EOPNOTSUPP;
+
+	if (uffdwp__poisoned(t, f->offset >> t->shift))
+		err = uffdwp_poison(r, f->addr, f->len, NULL);
+	return err == -EOPNOTSUPP ? uffdwp_zeropage(r, f->addr, f->len, t->rs->flags, NULL) : err;
+}
+
 static int resolve(struct uffdwp_region *r, const struct uffdwp_fault *f, struct uffdwp__target *t)
 {
 	uint64_t unit = f->offset >> t->shift;
@@ -85,8 +98,7 @@ static int resolve(struct uffdwp_region *r, const struct uffdwp_fault *f, struct
 		case UFFDWP__CLAIM_MINE:
 			return serve(t, unit);
 		case UFFDWP__CLAIM_PLACED:
-			/* Discarded since, or a late message: the page is left alone then. */
-			return uffdwp_zeropage(r, f->addr, f->len, t->rs->flags, NULL);
+			return again(t, r, f);
 		default:
 			if (put_off(t, unit))
 				return UFFDWP_LATER;
@@ -116,7 +128,8 @@ static int event(struct uffdwp_region *r, const struct uffdwp_event *e, void *ct
 	struct uffdwp__target *t = ctx;
 
 	(void)r;
-	if (e->kind == UFFDWP_EVENT_REMAP)
+	/* What moves away alone is nobody's. */
+	if (e->kind == UFFDWP_EVENT_REMAP && e->whole)
 		atomic_fetch_add(&t->base, e->to - e->addr);
 	return 0;
 }

@@ -3,7 +3,10 @@
 #include "restore.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/mman.h>
+
+#define MOVING_NS UINT64_C(1000000000)
 
 static bool bit_get(const _Atomic uint64_t *bits, uint64_t i)
 {
@@ -31,6 +34,11 @@ bool uffdwp__claimed(const struct uffdwp__target *t, uint64_t unit)
 bool uffdwp__placed(const struct uffdwp__target *t, uint64_t unit)
 {
 	return bit_get(t->placed, unit);
+}
+
+bool uffdwp__poisoned(const struct uffdwp__target *t, uint64_t unit)
+{
+	return bit_get(t->poisoned, unit);
 }
 
 static uint64_t unit_addr(const struct uffdwp__target *t, uint64_t unit)
@@ -140,14 +148,29 @@ static bool gone(int err)
 	return err == -ENOENT || err == -ESRCH || err == -EINVAL;
 }
 
+/* Whether the memory is not at base any more: the library may know it before the event tells. */
+__attribute__((cold)) static bool moved(struct uffdwp__target *t, uint64_t base)
+{
+	uint64_t until = uffdwp__now_ns() + MOVING_NS;
+
+	while (base == atomic_load(&t->base)) {
+		if (uffdwp_region_addr(t->r) == base || uffdwp__now_ns() > until)
+			return false;
+		sched_yield();
+	}
+	return true;
+}
+
 /*
  * Places what it can. A unit that is not mapped any more counts as placed: nobody can ask for it. The
- * address may change meanwhile, by mremap(2): then it is tried again at the new one.
+ * address may change meanwhile, by mremap(2): then it is tried again at the new one. In a fault
+ * (counter is by_fault) it can not be waited for whoever carries that out: it is given back.
  */
 static int place_units(struct uffdwp__target *t, enum how how, uint64_t unit, uint64_t n, char *buf,
 		       _Atomic uint64_t *counter)
 {
-	uint64_t pos = 0, put_off = atomic_load(&t->put_off), asked = UINT64_MAX;
+	bool in_fault = counter == &t->rs->by_fault;
+	uint64_t pos = 0, put_off = atomic_load(&t->put_off);
 	int err = 0, first = 0;
 
 	while (pos < n) {
@@ -157,16 +180,16 @@ static int place_units(struct uffdwp__target *t, enum how how, uint64_t unit, ui
 				 (n - pos) << t->shift, &done);
 		done >>= t->shift;
 		if (done)
-			set_placed(t, unit + pos, done, put_off, counter);
+			set_placed(t, unit + pos, done, put_off,
+				   how == HOW_POISON ? NULL : counter);
 		pos += done;
-		if (!err || (gone(err) && base != atomic_load(&t->base)))
+		if (!err || (gone(err) && moved(t, base)))
 			continue;
 		if (!gone(err) || (how == HOW_POISON && err == -EINVAL))
 			break;
-		/* Asked twice: what counts as placed and is not would read as zeros in the end. */
-		if (asked != pos) {
-			asked = pos;
-			continue;
+		if (in_fault) {
+			err = -EAGAIN;
+			break;
 		}
 		first = pos ? first : -ENOENT;
 		set_placed(t, unit + pos, 1, put_off, NULL);
@@ -184,9 +207,10 @@ int uffdwp__place(struct uffdwp__target *t, uint64_t unit, uint64_t n, void *buf
 	return place_units(t, HOW_COPY, unit, n, buf, counter);
 }
 
-int uffdwp__place_zeros(struct uffdwp__target *t, uint64_t unit, uint64_t n)
+int uffdwp__place_zeros(struct uffdwp__target *t, uint64_t unit, uint64_t n,
+			_Atomic uint64_t *counter)
 {
-	return place_units(t, HOW_ZERO, unit, n, NULL, NULL);
+	return place_units(t, HOW_ZERO, unit, n, NULL, counter);
 }
 
 /* ---- Damage ---- */
@@ -208,13 +232,21 @@ __attribute__((cold)) static int make_inaccessible(struct uffdwp__target *t, uin
 	return uffdwp_wake(t->r, (uintptr_t)at, UINT64_C(1) << t->shift);
 }
 
-__attribute__((cold)) static int damage(struct uffdwp__target *t, uint64_t unit, int why)
+__attribute__((cold)) static int damage(struct uffdwp__target *t, uint64_t unit, int why,
+					_Atomic uint64_t *counter)
 {
 	int err;
 
+	/* Before it counts as placed: whoever waits for the end sees them. */
 	uffdwp__restore_error(t->rs, why);
 	atomic_fetch_add(&t->rs->damaged, UINT64_C(1) << t->shift);
-	err = place_units(t, HOW_POISON, unit, 1, NULL, NULL);
+	bit_set(t->poisoned, unit);
+	err = place_units(t, HOW_POISON, unit, 1, NULL, counter);
+	if (err == -EAGAIN && counter == &t->rs->by_fault) {
+		atomic_fetch_sub(&t->rs->damaged, UINT64_C(1) << t->shift);
+		give_back(t, unit, 1);
+		return err;
+	}
 	if (err && err != -ENOENT)
 		err = make_inaccessible(t, unit, why);
 	return err;
@@ -243,7 +275,7 @@ int uffdwp__fetch(struct uffdwp__target *t, uint64_t unit, uint64_t n, void *buf
 			for (; pos < n && !result; pos++)
 				result = uffdwp__fetch(t, unit + pos, 1, buf, counter);
 		} else if (err && !result) {
-			result = damage(t, unit + pos, err);
+			result = damage(t, unit + pos, err, counter);
 			pos++;
 		}
 		if (result && pos < n)

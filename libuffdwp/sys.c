@@ -85,7 +85,10 @@ __cold int uffdwp__sys_nonblock(int fd, bool on)
 	return err ? (int)err : !!(flags & O_NONBLOCK);
 }
 
-/* Before its handshake a userfaultfd polls as an error; a blocking one always does. */
+/*
+ * The whole name: that of a file, or a memfd, is chosen by who made it, and what it holds would be taken for messages
+ * of the kernel. Before its handshake a userfaultfd polls as an error; a blocking one always does.
+ */
 __cold int uffdwp__sys_is_uffd(int fd)
 {
 	char path[32], link[64] = "";
@@ -95,7 +98,7 @@ __cold int uffdwp__sys_is_uffd(int fd)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	if (readlink(path, link, sizeof(link) - 1) < 0)
 		return errno == ENOENT ? -EBADF : -errno;
-	if (!strstr(link, "[userfaultfd]"))
+	if (strcmp(link, "anon_inode:[userfaultfd]") != 0)
 		return -EINVAL;
 	was = uffdwp__sys_nonblock(fd, true);
 	if (was < 0)

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -69,6 +70,22 @@ START_TEST(descriptors)
 	close(fd);
 	close(pipes[0]);
 	close(pipes[1]);
+}
+END_TEST
+
+/* Whoever hands over a descriptor chooses its name, and would write the messages. */
+START_TEST(lookalike)
+{
+	static const char message[32] = { 0x13 };
+	struct uffdwp_adopt_opts o = options();
+	int fd = memfd_create("[userfaultfd]", MFD_CLOEXEC);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(pwrite(fd, message, sizeof(message), 0), sizeof(message));
+	refused(fd, &o, -EINVAL);
+	o.handshake = 1;
+	refused(fd, &o, -EINVAL);
+	close(fd);
 }
 END_TEST
 
@@ -186,8 +203,8 @@ END_TEST
 
 int main(void)
 {
-	const TTest *const tests[] = { descriptors,    handshakes, opts_sizes,
-				       options_inside, pids,	   ignored };
+	const TTest *const tests[] = { descriptors,    lookalike, handshakes, opts_sizes,
+				       options_inside, pids,	  ignored };
 
 	return args_run("args_adopt", tests, sizeof(tests) / sizeof(tests[0]), NULL, 0);
 }

@@ -220,7 +220,7 @@ int uffdwp_info(struct uffdwp *h, struct uffdwp_info *info);
 
 /*
  * The first fatal error, as -errno, or 0. It is what a fault operation returned, or a failure to
- * read messages. From then on operations are not called any more: written pages are
+ * read messages, or -EPROTO, see struct uffdwp_adopt_opts. From then on operations are not called any more: written pages are
  * released, missing ones poisoned (SIGBUS) where the kernel can (6.6), else zero-filled; no thread
  * stays asleep but those whose page an operation holds by UFFDWP_LATER. Where the kernel refuses
  * even that, or to be read, as under a filter that forgets a call, the handle gives its descriptor
@@ -521,7 +521,11 @@ int uffdwp_stats(struct uffdwp *h, uint32_t worker, struct uffdwp_stats *st);
 
 struct uffdwp_adopt_opts {
 	size_t sz;
-	uint64_t features; /* what the other process obtained, if it did the UFFDIO_API handshake */
+	/*
+	 * What the other process obtained, if it did the UFFDIO_API handshake. An event that none of them is
+	 * for makes the handle fail with -EPROTO.
+	 */
+	uint64_t features;
 	uint32_t handshake;	 /* 1: it did not; do it here, with opts.required and optional */
 	int32_t pid;		 /* to read its memory by process_vm_readv(2); 0: can not */
 	struct uffdwp_opts opts; /* as for uffdwp_open(); source and faults are ignored */

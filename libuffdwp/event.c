@@ -187,6 +187,9 @@ static void carry_out(struct uffdwp *h, struct uffdwp__stats *st, const struct u
 		c.start = m->arg.remap.from;
 		c.end = m->arg.remap.from + m->arg.remap.len;
 		c.to = m->arg.remap.to;
+		/* Nothing is moved onto itself: it would be met again where it is now. */
+		if (c.to - c.start < m->arg.remap.len || c.start - c.to < m->arg.remap.len)
+			return;
 		/*
 		 * What was there is unmapped; with EVENT_UNMAP that is told later, which is too
 		 * late.
@@ -207,8 +210,25 @@ static void carry_out(struct uffdwp *h, struct uffdwp__stats *st, const struct u
 	for_each(h, c);
 }
 
+/*
+ * Without a stash there is no order of events, as there are to be none: the process that the descriptor came from has
+ * told of other features than it has obtained. What it maps where is not known any more.
+ */
+__cold static void unannounced(struct uffdwp *h, const struct uffd_msg *m)
+{
+	if (m->event == UFFD_EVENT_FORK)
+		leave_alone(h, (int)m->arg.fork.ufd);
+	if (m->event == UFFD_EVENT_FORK || m->event == UFFD_EVENT_REMAP ||
+	    m->event == UFFD_EVENT_REMOVE || m->event == UFFD_EVENT_UNMAP)
+		uffdwp__fail(h, -EPROTO);
+}
+
 void uffdwp__serve_event(struct uffdwp *h, struct uffdwp__stats *st, const struct uffd_msg *m)
 {
+	if (unlikely(!h->stash)) {
+		unannounced(h, m);
+		return;
+	}
 	uffdwp__events_turn(h, m->reserved3);
 	carry_out(h, st, m);
 	uffdwp__events_done(h, m->reserved3);

@@ -30,10 +30,10 @@ static inline bool uffdwp__sampled(const struct uffdwp__stats *st, enum uffdwp__
  */
 static inline void uffdwp__prefetch(uint64_t addr)
 {
-	const char *page = (const char *)(uintptr_t)(addr & ~UINT64_C(4095));
+	uintptr_t page = (uintptr_t)addr & ~(uintptr_t)4095;
 
 	for (unsigned int i = 0; i < 4; i++)
-		__builtin_prefetch(page + 64 * i);
+		__builtin_prefetch((const void *)(page + 64 * i));
 }
 
 /*

@@ -23,9 +23,12 @@
 
 /* ---- The other process. It knows nothing of the library. ---- */
 
+/* What it obtains besides what it says. */
+static uint64_t untold;
+
 static int open_raw(bool handshake)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = PEER_FEATURES };
+	struct uffdio_api api = { .api = UFFD_API, .features = PEER_FEATURES | untold };
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
 	if (fd >= 0 && handshake && ioctl(fd, UFFDIO_API, &api))
@@ -33,7 +36,7 @@ static int open_raw(bool handshake)
 	return fd;
 }
 
-/* For each 'w': writes every page, then answers. Ends when told, or at end of file. */
+/* For each 'w': writes every page, 'u': unmaps the last, then answers. Ends when told, or at end of file. */
 static _Noreturn void peer(struct live *t, int sock, bool handshake)
 {
 	char command;
@@ -45,8 +48,10 @@ static _Noreturn void peer(struct live *t, int sock, bool handshake)
 		_exit(99);
 	fd_send(sock, fd);
 	close(fd);
-	while (read(sock, &command, 1) == 1 && command == 'w') {
-		for (size_t i = 0; i < t->pages; i++)
+	while (read(sock, &command, 1) == 1 && (command == 'w' || command == 'u')) {
+		if (command == 'u')
+			munmap(t->mem.addr + --t->pages * t->page, t->page);
+		for (size_t i = 0; command == 'w' && i < t->pages; i++)
 			live_store(t->mem.addr + i * t->page, i + 1);
 		if (write(sock, "d", 1) != 1)
 			break;
@@ -140,12 +145,17 @@ static struct uffdwp *adopt(struct test *c, uint32_t serve, bool handshake)
 	return h;
 }
 
-static void order_writes(struct test *c)
+static void order(struct test *c, const char *what)
 {
 	char answer;
 
-	CHECK_EQ(write(c->sock, "w", 1), 1);
+	CHECK_EQ(write(c->sock, what, 1), 1);
 	CHECK_EQ(read(c->sock, &answer, 1), 1);
+}
+
+static void order_writes(struct test *c)
+{
+	order(c, "w");
 }
 
 /* The peer's memory as it is now, past the library. */
@@ -263,6 +273,28 @@ static void peer_ends(struct live *t)
 	free(c.calls);
 }
 
+/* Events that it did not tell of: the handle fails, and nobody sleeps. */
+static void events_untold(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save };
+	struct uffdwp_region *r;
+	struct uffdwp *h;
+	struct test c;
+
+	untold = UFFDWP_FEATURE_EVENT_UNMAP;
+	start(&c, t, true);
+	h = adopt(&c, UFFDWP_SERVE_THREADS, true);
+	r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &c);
+	live_protect(t, r);
+	order(&c, "u");
+	order_writes(&c);
+	CHECK_EQ(uffdwp_error(h), -EPROTO);
+	CHECK_EQ(uffdwp_close(h), 0);
+	order_writes(&c);
+	finish(&c);
+	untold = 0;
+}
+
 /* Without a pid, there is no way to read; the rest works. */
 static void unreadable(struct live *t)
 {
@@ -291,6 +323,7 @@ static const struct live_case cases[] = {
 	{ "handshake-here", handshake_here, KINDS_ALL, 0, 5 },
 	{ "sweep", swept, KINDS, 0, 5 },
 	{ "peer-ends", peer_ends, KINDS, 0, 5 },
+	{ "events-untold", events_untold, BIT(MEM_ANON), 0, 5 },
 	{ "unreadable", unreadable, KINDS, 0, 5 },
 };
 

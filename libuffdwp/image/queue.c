@@ -128,7 +128,7 @@ static bool go_on(struct uffdwp__queue *q, struct uffdwp__io *io, int n)
 	if (n == -EINTR || n == -EAGAIN)
 		return true;
 	if (n <= 0 && io->done < io->len)
-		io->err = n ? n : io->write ? -EIO : -ENODATA;
+		io->err = n ? n : io->write ? -EIO : -EBADMSG;
 	else
 		io->done += (uint64_t)n;
 	if (!io->err && !io->buf)

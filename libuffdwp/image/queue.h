@@ -20,7 +20,7 @@ struct uffdwp__io {
 	struct iovec *iov; /* where buf is NULL: niov buffers, len in all; changed on the way */
 	unsigned int niov;
 	bool write;
-	int err;       /* 0 or -errno; -ENODATA: the file ends before */
+	int err;       /* 0 or -errno; -EBADMSG: the file ends before */
 	uint64_t done; /* bytes */
 	struct uffdwp__io *next;
 };

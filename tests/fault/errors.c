@@ -2,7 +2,7 @@
 /*
  * Which errors a system call is made to fail with: those that its manual page, or the kernel's source, has for a
  * call that is well-formed, and the EPERM or ENOSYS of a filter. An error that only a wrong argument gives is not
- * among them.
+ * among them. Reads and writes also do a part, or nothing, once and from then on.
  */
 #include "fault.h"
 
@@ -45,6 +45,17 @@ static const struct request requests[] = {
 	{ SYS_ioctl, UX_PAGEMAP_SCAN, "PAGEMAP_SCAN", { ENOTTY, ENOMEM, EPERM }, { 0 } },
 	{ SYS_read, FAULT_EVENTFD, "eventfd", { 0 }, { EPERM, EAGAIN, EINTR } },
 	{ SYS_write, FAULT_EVENTFD, "eventfd", { 0 }, { EPERM, EAGAIN, EINTR } },
+	{ SYS_read, FAULT_MESSAGES, "messages", { EIO, ENOMEM, FAULT_SHORT }, { EINTR, EAGAIN } },
+	{ FAULT_COMPLETION,
+	  FAULT_COMPLETE_READ,
+	  "read",
+	  { EIO, ENOMEM, FAULT_SHORT, FAULT_ZERO },
+	  { EINTR, EAGAIN } },
+	{ FAULT_COMPLETION,
+	  FAULT_COMPLETE_WRITE,
+	  "write",
+	  { EIO, ENOSPC, FAULT_SHORT, FAULT_ZERO },
+	  { EINTR, EAGAIN } },
 	{ SYS_fcntl, F_SETFD, "SETFD", { EPERM }, { 0 } },
 	{ SYS_fcntl, F_GETFL, "GETFL", { EPERM }, { 0 } },
 	{ SYS_fcntl, F_SETFL, "SETFL", { EPERM }, { 0 } },
@@ -75,10 +86,10 @@ static const struct fault_kind kinds[] = {
 	{ SYS_eventfd2, "eventfd2", false, { EMFILE, ENFILE, ENOMEM }, { 0 } },
 	{ SYS_epoll_create1, "epoll_create1", false, { EMFILE, ENFILE, ENOMEM }, { 0 } },
 	{ SYS_epoll_ctl, "epoll_ctl", false, { ENOMEM, ENOSPC, EPERM }, { 0 } },
-	{ SYS_read, "read", true, { EIO, ENOMEM }, { EINTR, EAGAIN } },
+	{ SYS_read, "read", true, { EIO, ENOMEM, FAULT_SHORT, FAULT_ZERO }, { EINTR, EAGAIN } },
 	{ SYS_write, "write", true, { EIO, ENOSPC }, { EINTR, EAGAIN } },
-	{ SYS_pread64, "pread", false, { EIO, ENOMEM }, { EINTR } },
-	{ SYS_pwrite64, "pwrite", false, { EIO, ENOSPC }, { EINTR } },
+	{ SYS_pread64, "pread", false, { EIO, ENOMEM, FAULT_SHORT, FAULT_ZERO }, { EINTR } },
+	{ SYS_pwrite64, "pwrite", false, { EIO, ENOSPC, FAULT_SHORT, FAULT_ZERO }, { EINTR } },
 	{ SYS_preadv, "preadv", false, { EIO, ENOMEM }, { EINTR } },
 	{ SYS_pwritev, "pwritev", false, { EIO, ENOSPC }, { EINTR } },
 	{ SYS_lseek, "lseek", false, { EINVAL }, { 0 } },
@@ -106,6 +117,7 @@ static const struct fault_kind kinds[] = {
 	{ SYS_clone3, "clone3", false, { EAGAIN, ENOMEM, ENOSYS }, { 0 } },
 	{ SYS_clone, "clone", false, { EAGAIN, ENOMEM }, { 0 } },
 	{ SYS_process_vm_readv, "process_vm_readv", false, { EPERM, ESRCH, ENOMEM, ENOSYS }, { 0 } },
+	{ FAULT_COMPLETION, "completion", true, { EIO }, { 0 } },
 	{ SYS_prctl, "prctl", false, { EPERM }, { 0 } },
 	{ SYS_sched_getaffinity, "sched_getaffinity", false, { EPERM, ESRCH }, { 0 } },
 	{ SYS_sched_setaffinity, "sched_setaffinity", false, { EPERM, EINVAL }, { 0 } },
@@ -152,7 +164,7 @@ const char *fault_request_name(int nr, uint64_t request)
 
 const char *fault_error_name(int err)
 {
-	return strerrorname_np(err);
+	return err == FAULT_SHORT ? "short" : err == FAULT_ZERO ? "zero" : strerrorname_np(err);
 }
 
 const int *fault_syscalls(void)

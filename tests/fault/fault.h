@@ -57,6 +57,13 @@ struct fault_kind {
 
 /* The request of reads and writes of eventfds, which fail in no other way than being denied. */
 #define FAULT_EVENTFD 1
+/* Of reads of the userfaultfd, which gives whole messages or none. */
+#define FAULT_MESSAGES 2
+
+/* A completion's call, which says which in its first argument. */
+#define FAULT_COMPLETION SYS_getppid
+#define FAULT_COMPLETE_READ 1
+#define FAULT_COMPLETE_WRITE 2
 
 /* What is known of a call, or NULL: it is not failed. */
 const struct fault_kind *fault_kind(int nr, uint64_t request);

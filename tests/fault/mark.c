@@ -2,6 +2,8 @@
 /* The marks of threads that are in the library's calls, see site.h. */
 #include "fault.h"
 
+#include <liburing.h>
+
 #define SLOTS 1024
 
 struct mark {
@@ -112,4 +114,86 @@ void fault_unmapped(void *p, size_t size)
 
 	munmap(p, size);
 	errno = saved;
+}
+
+/* ---- Calls that do a part ---- */
+
+size_t fault_part(size_t n)
+{
+	static const size_t units[] = { 4096, 512, 32, 8 };
+
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
+		if (n >= 2 * units[i])
+			return n / 2 & ~(units[i] - 1);
+	return n;
+}
+
+/* ---- Completions ---- */
+
+#define PENDING 64
+
+/* Those queued that are to fail. */
+static struct {
+	pthread_mutex_t lock;
+	struct {
+		uint64_t io;
+		int res;
+	} e[PENDING];
+} pending = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* What was noted of io, which is none of it any more; then res is, unless it is 0. */
+static int note(uint64_t io, int res)
+{
+	int was = 0;
+
+	pthread_mutex_lock(&pending.lock);
+	for (unsigned int i = 0; i < PENDING; i++) {
+		if (pending.e[i].res && pending.e[i].io == io) {
+			was = pending.e[i].res;
+			pending.e[i].res = 0;
+		}
+		if (res && !pending.e[i].res) {
+			pending.e[i].io = io;
+			pending.e[i].res = res;
+			res = 0;
+		}
+	}
+	pthread_mutex_unlock(&pending.lock);
+	if (res)
+		abort();
+	return was;
+}
+
+static bool writes(const struct io_uring_sqe *sqe)
+{
+	return sqe->opcode == IORING_OP_WRITE || sqe->opcode == IORING_OP_WRITE_FIXED;
+}
+
+/* What fails does nothing. */
+int fault_queue(struct io_uring_sqe *sqe, void *io)
+{
+	int saved = errno, err = 0;
+
+	io_uring_sqe_set_data(sqe, io);
+	if (syscall(FAULT_COMPLETION, writes(sqe) ? FAULT_COMPLETE_WRITE : FAULT_COMPLETE_READ) < 0)
+		err = errno;
+	errno = saved;
+	if (err == FAULT_SHORT)
+		sqe->len = (uint32_t)fault_part(sqe->len);
+	else if (err)
+		sqe->len = 0;
+	note(sqe->user_data, err == FAULT_SHORT || err == FAULT_ZERO ? 0 : -err);
+	return 0;
+}
+
+int fault_peek(struct io_uring *ring, struct io_uring_cqe **cqe)
+{
+	int ret = io_uring_peek_cqe(ring, cqe), res;
+
+	if (!ret) {
+		res = note((*cqe)->user_data, 0);
+		if (res)
+			(*cqe)->res = res;
+	}
+	return ret;
 }

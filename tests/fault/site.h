@@ -48,6 +48,33 @@ uint32_t fault_enter(const struct fault_site *const *here);
 /* Takes the mark away. Whether a call was made to fail meanwhile; errno stays. */
 bool fault_leave(uint32_t before);
 
+/*
+ * Two that are no errors of the system, and that it gives nobody: the call is to do a part of what it was asked for, or
+ * nothing, and to say so. The supervisor can not do that for the caller, so he tells him to.
+ */
+#define FAULT_SHORT EXFULL
+#define FAULT_ZERO ENOANO
+
+/* Of n bytes the part that is done, in pieces that files and tables come in; all where there are too few. */
+size_t fault_part(size_t n);
+
+/* In FAULT_CALL's place of what is done although it failed: part is the call once more, for fault_part(). */
+#define FAULT_PARTLY(part)                               \
+	fault_ret_ = fault_ret_ >= 0	    ? fault_ret_ \
+		     : errno == FAULT_SHORT ? (part)     \
+		     : errno == FAULT_ZERO  ? 0          \
+					    : fault_ret_
+
+/*
+ * What the kernel completes is no system call. So a call that does nothing is made for it (COMPLETION in errors.c) as it
+ * is queued; if that fails, the completion will. What is to be short is queued so.
+ */
+struct io_uring;
+struct io_uring_cqe;
+struct io_uring_sqe;
+int fault_queue(struct io_uring_sqe *sqe, void *io);
+int fault_peek(struct io_uring *ring, struct io_uring_cqe **cqe);
+
 /* What the kernel does although it says that it failed. */
 void fault_closed(int fd);
 void fault_unmapped(void *p, size_t size);
@@ -84,10 +111,12 @@ void fault_unmapped(void *p, size_t size);
 #define eventfd(...) FAULT_CALL(eventfd, (void)0, __VA_ARGS__)
 #define epoll_create1(...) FAULT_CALL(epoll_create1, (void)0, __VA_ARGS__)
 #define epoll_ctl(...) FAULT_CALL(epoll_ctl, (void)0, __VA_ARGS__)
-#define read(...) FAULT_CALL(read, (void)0, __VA_ARGS__)
+#define read(fd, p, n) FAULT_CALL(read, FAULT_PARTLY(read(fd, p, fault_part(n))), fd, p, n)
 #define write(...) FAULT_CALL(write, (void)0, __VA_ARGS__)
-#define pread(...) FAULT_CALL(pread, (void)0, __VA_ARGS__)
-#define pwrite(...) FAULT_CALL(pwrite, (void)0, __VA_ARGS__)
+#define pread(fd, p, n, at) \
+	FAULT_CALL(pread, FAULT_PARTLY(pread(fd, p, fault_part(n), at)), fd, p, n, at)
+#define pwrite(fd, p, n, at) \
+	FAULT_CALL(pwrite, FAULT_PARTLY(pwrite(fd, p, fault_part(n), at)), fd, p, n, at)
 #define preadv(...) FAULT_CALL(preadv, (void)0, __VA_ARGS__)
 #define pwritev(...) FAULT_CALL(pwritev, (void)0, __VA_ARGS__)
 #define lseek(...) FAULT_CALL(lseek, (void)0, __VA_ARGS__)
@@ -122,7 +151,8 @@ void fault_unmapped(void *p, size_t size);
 #define io_uring_submit(...) FAULT_CALL(io_uring_submit, (void)0, __VA_ARGS__)
 #define io_uring_submit_and_wait(...) FAULT_CALL(io_uring_submit_and_wait, (void)0, __VA_ARGS__)
 #define io_uring_wait_cqe_timeout(...) FAULT_CALL(io_uring_wait_cqe_timeout, (void)0, __VA_ARGS__)
-#define io_uring_peek_cqe(...) FAULT_CALL(io_uring_peek_cqe, (void)0, __VA_ARGS__)
+#define io_uring_sqe_set_data(...) FAULT_CALL(fault_queue, (void)0, __VA_ARGS__)
+#define io_uring_peek_cqe(...) FAULT_CALL(fault_peek, (void)0, __VA_ARGS__)
 #endif
 
 #endif

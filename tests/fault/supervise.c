@@ -147,7 +147,11 @@ static uint64_t request_of(const struct seccomp_notif *n, int site)
 	switch (n->data.nr) {
 	case SYS_read:
 	case SYS_write:
+		if (!strcmp(at->function, "uffdwp__sys_read"))
+			return FAULT_MESSAGES;
 		return strstr(at->function, "eventfd") ? FAULT_EVENTFD : 0;
+	case FAULT_COMPLETION:
+		return n->data.args[0];
 	case SYS_madvise:
 		return n->data.args[2];
 	case SYS_ioctl:

@@ -294,6 +294,9 @@ static bool drive(struct uffdwp_snapshot *s, uint64_t until, bool patient)
 			more = patient;
 			if (patient)
 				rest(s);
+			/* Before it is left: a sink may begin only when it is waited for. */
+			else if (s->in_flight)
+				uffdwp__snapshot_wait_sink(s, 1);
 		}
 		more = more && (uffdwp__snapshot_stopped(s) || uffdwp__sys_now() < until);
 	}

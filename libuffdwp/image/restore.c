@@ -156,6 +156,7 @@ static void init_targets(struct uffdwp_restore *rs)
 		t->rs = rs;
 		t->index = i;
 		atomic_init(&t->base, rs->o.addrs ? rs->o.addrs[i] : m->regions[i].addr);
+		atomic_init(&t->told, atomic_load(&t->base));
 		t->shift = (unsigned int)__builtin_ctzll(unit);
 		t->units = m->regions[i].len >> t->shift;
 		t->unit_pages = unit / m->page_size;

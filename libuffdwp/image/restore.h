@@ -39,7 +39,9 @@ struct uffdwp__target {
 	_Atomic uint64_t base;		   /* where offset 0 is now: it follows mremap(2) */
 	unsigned int shift;		   /* of a unit */
 	uint64_t units;
-	uint64_t unit_pages;			       /* of the image's page size */
+	uint64_t unit_pages; /* of the image's page size */
+	/* Where the library has what is left of the region, as the last event told. */
+	_Atomic uint64_t told;
 	_Atomic uint64_t *claimed, *placed, *poisoned; /* a bit a unit; poisoned: before it is */
 	_Atomic uint64_t put_off; /* faults left to who has claimed their unit */
 	_Atomic bool moves;	  /* units can be moved into place, and stay huge pages */

@@ -127,10 +127,11 @@ static int event(struct uffdwp_region *r, const struct uffdwp_event *e, void *ct
 {
 	struct uffdwp__target *t = ctx;
 
-	(void)r;
 	/* What moves away alone is nobody's. */
 	if (e->kind == UFFDWP_EVENT_REMAP && e->whole)
 		atomic_fetch_add(&t->base, e->to - e->addr);
+	/* After base: see moved(). */
+	atomic_store(&t->told, uffdwp_region_addr(r));
 	return 0;
 }
 

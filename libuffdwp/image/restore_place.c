@@ -148,36 +148,47 @@ static bool gone(int err)
 	return err == -ENOENT || err == -ESRCH || err == -EINVAL;
 }
 
-/* Whether the memory is not at base any more: the library may know it before the event tells. */
+/*
+ * Whether the memory is not at base any more: the library may know it before the event tells. False
+ * also when that does not come: then the handle has failed.
+ */
 __attribute__((cold)) static bool moved(struct uffdwp__target *t, uint64_t base)
 {
 	uint64_t until = uffdwp__now_ns() + MOVING_NS;
 
-	while (base == atomic_load(&t->base)) {
-		if (uffdwp_region_addr(t->r) == base || uffdwp__now_ns() > until)
-			return false;
+	while (uffdwp_region_addr(t->r) != atomic_load(&t->told) && uffdwp__now_ns() < until &&
+	       !uffdwp_error(t->rs->h))
 		sched_yield();
-	}
-	return true;
+	return base != atomic_load(&t->base);
+}
+
+/* A unit that the kernel finds nowhere. In a fault it can not be waited for who carries out an event. */
+__attribute__((cold)) static int unit_gone(struct uffdwp__target *t, uint64_t unit,
+					   uint64_t put_off, bool in_fault)
+{
+	if (in_fault)
+		return -EAGAIN;
+	set_placed(t, unit, 1, put_off, NULL);
+	return 0;
 }
 
 /*
- * Places what it can. A unit that is not mapped any more counts as placed: nobody can ask for it. The
- * address may change meanwhile, by mremap(2): then it is tried again at the new one. In a fault
- * (counter is by_fault) it can not be waited for whoever carries that out: it is given back.
+ * Places what it can. To the kernel a range that is not all in one mapping is nowhere: it is tried in
+ * halves, and a unit alone that is not mapped any more counts as placed: nobody can ask for it; in
+ * a fault (counter is by_fault) it is given back. The address may change meanwhile, by
+ * mremap(2): then it is tried again at the new one.
  */
 static int place_units(struct uffdwp__target *t, enum how how, uint64_t unit, uint64_t n, char *buf,
 		       _Atomic uint64_t *counter)
 {
-	bool in_fault = counter == &t->rs->by_fault;
-	uint64_t pos = 0, put_off = atomic_load(&t->put_off);
+	uint64_t pos = 0, most = n, put_off = atomic_load(&t->put_off);
 	int err = 0, first = 0;
 
 	while (pos < n) {
-		uint64_t base = atomic_load(&t->base), done;
+		uint64_t base = atomic_load(&t->base), len = min_u64(most, n - pos), done;
 
 		err = place_call(t, how, base + ((unit + pos) << t->shift), buf + (pos << t->shift),
-				 (n - pos) << t->shift, &done);
+				 len << t->shift, &done);
 		done >>= t->shift;
 		if (done)
 			set_placed(t, unit + pos, done, put_off,
@@ -187,14 +198,15 @@ static int place_units(struct uffdwp__target *t, enum how how, uint64_t unit, ui
 			continue;
 		if (!gone(err) || (how == HOW_POISON && err == -EINVAL))
 			break;
-		if (in_fault) {
-			err = -EAGAIN;
-			break;
+		if (len - done > 1) {
+			most = (len - done + 1) / 2;
+			continue;
 		}
+		err = unit_gone(t, unit + pos, put_off, counter == &t->rs->by_fault);
+		if (err)
+			break;
 		first = pos ? first : -ENOENT;
-		set_placed(t, unit + pos, 1, put_off, NULL);
 		pos++;
-		err = 0;
 	}
 	if (err && pos < n && how != HOW_POISON)
 		give_back(t, unit + pos, n - pos);

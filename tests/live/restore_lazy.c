@@ -345,6 +345,60 @@ static void remapped(struct live *t)
 	restored_end(&c);
 }
 
+/* What the kernel splits into several mappings is restored all the same, whatever is asked for together. */
+static void split(struct live *t, uint32_t prefetch)
+{
+	size_t at = (t->pages / 2 + 1) * t->page;
+	struct uffdwp_restore_opts o = { .prefetch = prefetch };
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, 0, 0);
+	CHECK_EQ(mprotect(t->mem.addr + at, t->mem.size - at, PROT_READ), 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(live_load(t->mem.addr + at - t->page), live_load(c.data + at - t->page));
+	check_complete(&c, rs);
+	restored_compare(&c);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
+static void split_prefetch(struct live *t)
+{
+	split(t, 0);
+}
+
+static void split_fault(struct live *t)
+{
+	split(t, 1);
+}
+
+/* A few pages at its end, and in its middle. */
+static void unmapped_some(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct uffdwp_restore_stats st = { .sz = sizeof(st) };
+	size_t hole = (t->pages / 2 - 1) * t->page, end = t->mem.size - 3 * t->page;
+	struct uffdwp_restore *rs;
+	struct restored c;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_EVENT_UNMAP, 0);
+	rs = restored_start(&c, &o);
+	CHECK_EQ(munmap(t->mem.addr + end, 3 * t->page), 0);
+	CHECK_EQ(munmap(t->mem.addr + hole, t->page), 0);
+	CHECK_EQ(munmap(t->mem.addr, t->page), 0);
+	CHECK_EQ(live_load(t->mem.addr + hole - t->page), live_load(c.data + hole - t->page));
+	CHECK_EQ(uffdwp_restore_wait(rs, &st), 0);
+	CHECK_EQ(st.done, 1);
+	for (size_t i = t->page; i < end; i += 8)
+		if (i - hole >= t->page && live_load(t->mem.addr + i) != live_load(c.data + i))
+			FAIL("at %zu", i);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
 /* Part of it goes away: the rest comes. */
 static void unmapped(struct live *t)
 {
@@ -432,6 +486,9 @@ static const struct live_case cases[] = {
 	{ "order-used", order_used, BIT(MEM_ANON), 0, 0 },
 	{ "remapped", remapped, BASE, UFFDWP_FEATURE_EVENT_REMAP, 0 },
 	{ "unmapped", unmapped, BASE, UFFDWP_FEATURE_EVENT_UNMAP, 0 },
+	{ "unmapped-some", unmapped_some, BASE, UFFDWP_FEATURE_EVENT_UNMAP, 0 },
+	{ "split-prefetch", split_prefetch, KINDS_ALL, 0, 0 },
+	{ "split-fault", split_fault, KINDS_ALL, 0, 0 },
 	{ "forked", forked, BIT(MEM_ANON), 0, 0 },
 	{ "eager", eager, KINDS_ALL, 0, 0 },
 };

@@ -174,7 +174,7 @@ int uffdwp__gather_init(struct uffdwp__gather *g, struct uffdwp__queue *queue, v
 	/* About one for each page of staging. */
 	for (g->bits = BITS_MIN; g->bits < BITS_MAX && staging_size >> 12 >> g->bits; g->bits++)
 		;
-	g->edges = calloc((size_t)1 << g->bits, sizeof(*g->edges));
+	g->edges = calloc((size_t)1 << g->bits, sizeof(void *));
 	return g->edges ? 0 : -ENOMEM;
 }
 

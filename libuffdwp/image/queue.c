@@ -71,7 +71,7 @@ int uffdwp__queue_init(struct uffdwp__queue *q, int fd, unsigned int depth, bool
 	q->fixed_size = fixed ? fixed_size : 0;
 	q->waiting.tail = &q->waiting.head;
 	q->finished.tail = &q->finished.head;
-	q->direct = direct && set_direct(fd, true);
+	q->direct = q->was_direct = direct && set_direct(fd, true);
 	err = io_uring_queue_init(depth, &q->ring, 0);
 	/* No io_uring, forbidden by the sysctl, or by a seccomp filter, or in want of locked memory. */
 	if (err == -ENOSYS || err == -EPERM || err == -EACCES || err == -ENOMEM)
@@ -121,8 +121,9 @@ static void skip(struct uffdwp__io *io, size_t n)
  */
 static bool go_on(struct uffdwp__queue *q, struct uffdwp__io *io, int n)
 {
-	if (n == -EINVAL && q->direct && set_direct(q->fd, false)) {
+	if (n == -EINVAL && q->was_direct && !io->plain && set_direct(q->fd, false)) {
 		q->direct = false;
+		io->plain = true;
 		return true;
 	}
 	if (n == -EINTR || n == -EAGAIN)

@@ -20,6 +20,7 @@ struct uffdwp__io {
 	struct iovec *iov; /* where buf is NULL: niov buffers, len in all; changed on the way */
 	unsigned int niov;
 	bool write;
+	bool plain;    /* was refused with O_DIRECT, and is tried without */
 	int err;       /* 0 or -errno; -EBADMSG: the file ends before */
 	uint64_t done; /* bytes */
 	struct uffdwp__io *next;
@@ -42,6 +43,7 @@ struct uffdwp__queue {
 	unsigned int refusals; /* one after another */
 	bool registered;       /* [fixed, fixed + fixed_size) */
 	bool direct;	       /* fd is O_DIRECT */
+	bool was_direct; /* and was at first: what is under way may have been refused for it */
 	char *fixed;
 	size_t fixed_size;
 	struct io_uring ring;

@@ -80,6 +80,18 @@ static int take_layout(struct uffdwp__meta *m, const struct uffdwp_sink_layout *
 	return 0;
 }
 
+/*
+ * Whether no block of the file holds two pages: one would be written through the cache while the
+ * other is not.
+ */
+static bool blocks_fit(const struct sink *s)
+{
+	struct stat st;
+
+	return !fstat(s->file.fd, &st) && st.st_blksize > 0 &&
+	       (uint64_t)st.st_blksize <= s->meta.page_size;
+}
+
 static int begin(void *ctx, const struct uffdwp_sink_layout *layout)
 {
 	struct uffdwp__why none = { 0 };
@@ -107,7 +119,7 @@ static int begin(void *ctx, const struct uffdwp_sink_layout *layout)
 		return err;
 	s->queued = true;
 	s->stats.registered = s->queue.registered;
-	if (s->queue.direct)
+	if (s->queue.direct && blocks_fit(s))
 		s->queue.cached = uffdwp__reopen(s->file.fd, O_WRONLY);
 	return uffdwp__gather_init(&s->gather, &s->queue, layout->staging, layout->staging_size);
 }

@@ -207,6 +207,10 @@ static bool read_block(const struct uffdwp__table *t, uint64_t block, uint32_t *
 	if (uffdwp__read_all(t->fd, e, size, t->meta->table_offset + block * size))
 		return false;
 	x = uffdwp__index_of(e);
+	/* Behind the last page there is nothing. */
+	for (uint64_t i = block * UFFDWP__BLOCK, k = 0; k < UFFDWP__BLOCK; k++)
+		if (i + k >= t->meta->pages && e[k])
+			return false;
 	return x.crc == t->index[block].crc && x.data == t->index[block].data;
 }
 
@@ -245,7 +249,7 @@ __attribute__((cold)) void uffdwp__table_load(const struct uffdwp__table *t, uin
 						    UFFDWP__BLOCK_COMING, memory_order_acquire,
 						    memory_order_acquire))
 		atomic_fetch_add(&t->blocks->lost, good ? 0 : lost_pages(t, block));
-	else if (comes(t, block))
+	else if (comes(t, block) || !good)
 		return;
 	memcpy(t->entries + block * UFFDWP__BLOCK, e, sizeof(e));
 	/* Release: pairs with the acquire in uffdwp__table_entries(), and above. */

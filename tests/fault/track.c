@@ -41,16 +41,24 @@ static void write_some(struct track *k, unsigned int round)
 		k->pending[i] = true;
 }
 
+/* After the call: the handle may have failed meanwhile. */
+static bool collected(struct track *k, const char *function, int err)
+{
+	return scene_good(function, err,
+			  (const int[]){ ENOENT, EBUSY, ESRCH, EAGAIN, -scene_error(k->h), 0 });
+}
+
 /* An error that comes once is over at the next try. One that stays must stay an error. */
 static void collect(struct track *k)
 {
 	struct uffdwp_track_query q = { .sz = sizeof(q), .range = seen, .arg = k };
 	bool good = false;
+	int err;
 
 	for (int i = 0; i < TRIES && !good && !scene_error(k->h); i++) {
 		q.resume = 0;
-		good = GOOD(uffdwp_track_collect(k->t, &q), ENOENT, EBUSY, ESRCH, EAGAIN,
-			    scene_error(k->h) ? -scene_error(k->h) : ENOENT);
+		err = uffdwp_track_collect(k->t, &q);
+		good = collected(k, "uffdwp_track_collect", err);
 	}
 	for (size_t i = 0; good && i < PAGES; i++)
 		if (k->pending[i])
@@ -62,9 +70,9 @@ static void collect(struct track *k)
 static void peek(struct track *k)
 {
 	struct uffdwp_track_query q = { .sz = sizeof(q) };
+	int err = uffdwp_track_peek(k->t, &q);
 
-	GOOD(uffdwp_track_peek(k->t, &q), ENOENT, EBUSY, ESRCH, EAGAIN,
-	     scene_error(k->h) ? -scene_error(k->h) : ENOENT);
+	collected(k, "uffdwp_track_peek", err);
 }
 
 static bool start(struct track *k)

@@ -94,6 +94,8 @@ EXAMPLE_BINS = $(call program,$(EXAMPLE_SRC))
 UNIT_BINS = $(call program,$(UNIT_SRC))
 LIVE_BINS = $(call program,$(LIVE_SRC))
 TORTURE_BINS = $(call program,$(TORTURE_SRC))
+FUZZ_BINS = $(addprefix $(BUILD)/tests/fuzz/,image options events)
+FUZZ_SEEDS = $(BUILD)/tests/fuzz/seeds
 FAULT_BIN = $(BUILD)/tests/fault/inject
 # The library once more, with its system calls marked: see tests/fault/site.h.
 FAULT_LIB_SRC = $(LIB_SRC) $(IMAGE_SRC)
@@ -125,7 +127,7 @@ INSTALLED = $(HEADER):$(INCLUDEDIR)/uffdwp.h \
 
 all: $(LIBS) $(TOOL_BINS) $(EXAMPLE_BINS)
 
-tests: all $(UNIT_BINS) $(LIVE_BINS) $(FAULT_BIN) $(TORTURE_BINS)
+tests: all $(UNIT_BINS) $(LIVE_BINS) $(FAULT_BIN) $(TORTURE_BINS) $(FUZZ_BINS) $(FUZZ_SEEDS)
 
 Q = $(if $(filter 1,$(V)),,@)
 say = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' $(1) $(2))
@@ -236,7 +238,7 @@ $(BUILD)/flags: FORCE
 EXTRA =
 # Tools, examples and tests/live see the public headers and tools/; unit tests see the inside too.
 $(BUILD)/obj/tools/%.o $(BUILD)/obj/tests/%.o: EXTRA = -Itools $(TEST_CPPFLAGS)
-$(BUILD)/obj/tests/unit/%.o: EXTRA = -I. -Ilibuffdwp -Itools $(TEST_CPPFLAGS)
+$(BUILD)/obj/tests/unit/%.o $(BUILD)/obj/tests/fuzz/%.o: EXTRA = -I. -Ilibuffdwp -Itools $(TEST_CPPFLAGS)
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	$(call say,CC,$@)
@@ -298,10 +300,19 @@ $(UNIT_BINS) $(LIVE_BINS) $(TORTURE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o \
 	$(call say,LD,$@)
 	$(call link,$(TEST_LIBS) $(URING_LIBS))
 
+# The fuzzer's targets, each with a main() that runs it on given inputs; tests/fuzz.sh wraps the same.
+wrap = $(addprefix -Wl$(comma)--wrap=uffdwp__sys_,$(1))
+$(BUILD)/tests/fuzz/options: WRAPPED = $(call wrap,alloc alloc_zeros alloc_staging free)
+$(BUILD)/tests/fuzz/events: WRAPPED = $(call wrap,read)
+$(FUZZ_BINS): $(call obj,tests/fuzz/replay.c)
+$(FUZZ_BINS) $(FUZZ_SEEDS): $(BUILD)/%: $(BUILD)/obj/%.o $(call obj,tests/common/image.c) $(IMAGE_STATIC) $(STATIC)
+	$(call say,LD,$@)
+	$(call link,$(WRAPPED) $(URING_LIBS))
+
 $(FAULT_BIN): $(call obj,$(FAULT_SRC) $(TEST_COMMON_SRC) $(COMMON_SRC)) $(FAULT_LIB)
 	$(call say,LD,$@)
 	$(call link,$(TEST_LIBS) $(URING_LIBS))
 
 -include $(patsubst %.o,%.d,$(FAULT_LIB) $(call obj,$(LIB_SRC) $(IMAGE_SRC) $(COMMON_SRC) $(wildcard tools/*/*.c) \
 	$(EXAMPLE_SRC) $(UNIT_SRC) $(LIVE_SRC) $(FAULT_SRC) $(TORTURE_SRC) \
-	$(TEST_COMMON_SRC)))
+	$(TEST_COMMON_SRC) $(wildcard tests/fuzz/*.c)))

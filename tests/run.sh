@@ -157,6 +157,16 @@ done
 # `make check-fault` is the long form. ThreadSanitizer maps memory within any call, and ends when that fails.
 [ "$SAN" = thread ] || run "tests/fault/inject --short" 120 "$BUILD/tests/fault/inject" --short
 
+# The fuzzer's inputs; tests/fuzz.sh makes others. The seeds are images, written here.
+for target in options events; do
+	run "tests/fuzz/$target" 120 "$BUILD/tests/fuzz/$target" "tests/fuzz/$target.corpus"
+done
+if wanted tests/fuzz/image; then
+	rm -rf "$logs/seeds"
+	mkdir -p "$logs/seeds" && "$BUILD/tests/fuzz/seeds" "$logs/seeds"
+	run "tests/fuzz/image" 120 "$BUILD/tests/fuzz/image" "$logs"/seeds/*
+fi
+
 # `make check-torture` is the long form.
 run "tests/torture/load --short" 120 "$BUILD/tests/torture/load" --short
 [ -n "$SAN" ] || run "tests/pressure.sh --short" 120 tests/pressure.sh --short

@@ -4,19 +4,16 @@
  * bounds. The first byte says whether the checksums of the rest are made right first, which is how the fuzzer
  * gets behind them.
  */
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <uffdwp/image.h>
 
+#include "fuzz.h"
 #include "image/format.h"
 
 #define SIZE_MAX_FUZZ (1u << 20)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* The index of the table as it is said to lie, right before it; false: not inside. */
 static bool fix_index(uint8_t *buf, size_t size, size_t crc_at)

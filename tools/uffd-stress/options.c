@@ -133,7 +133,7 @@ static unsigned int takers(int id)
 	case STRATEGY:
 		return SNAPSHOT;
 	case SANDBOX:
-		return BOUNCE | EVENTS | TRACK;
+		return BOUNCE | EVENTS | TRACK | SNAPSHOT;
 	case MODE:
 		return TRACK;
 	case BOUNCES:

@@ -20,6 +20,13 @@
 
 static unsigned int sandbox = SANDBOX;
 
+/* Only who serves a snapshot's faults looks into page tables. */
+static void choose_sandbox(const struct stress_opts *o)
+{
+	if (!strcmp(o->command, "snapshot"))
+		sandbox = SANDBOX | SANDBOX_SNAPSHOT;
+}
+
 unsigned int server_threads(const struct stress_opts *o)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -54,7 +61,7 @@ static bool wait_by_poll(struct server *s)
 static void *handler(void *arg)
 {
 	struct server *s = arg;
-	int rc = s->sandboxed ? sandbox_enter(SANDBOX | SANDBOX_LOOP) : 0;
+	int rc = s->sandboxed ? sandbox_enter(sandbox | SANDBOX_LOOP) : 0;
 
 	if (rc)
 		atomic_store(&s->error, rc);
@@ -178,6 +185,7 @@ int server_start(struct server *s, const struct stress_opts *o, enum mem_kind ki
 	opts.blocking = serve == UFFDWP_SERVE_CALLER && !by_poll;
 	opts.threads = serve == UFFDWP_SERVE_THREADS ? n : 0;
 	s->sandboxed = o->sandbox;
+	choose_sandbox(o);
 	if (o->sandbox && serve == UFFDWP_SERVE_THREADS) {
 		opts.thread_start = sandbox_thread_start;
 		opts.thread_arg = &sandbox;

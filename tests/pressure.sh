@@ -94,16 +94,17 @@ run_in() {
 }
 
 # squeeze NAME MIB COMMAND...: with so much memory. The kernel ends a program of which it can not swap out fast
-# enough, as on a busy machine: that is told, and the program gets half as much again, once.
+# enough, as on a busy machine: that is told, and the program gets a sixteenth more, up to three times.
 squeeze() {
-	local name=$1 mib=$2 rc=1 n=0
+	local name=$1 mib=$2 rc=1 n=0 _
 	shift 2
 	run_in "$mib" "$@"
-	if [ $rc = 137 ]; then
+	for _ in 1 2 3; do
+		[ $rc = 137 ] || break
 		printf 'pressure: %s: killed for want of memory in %d MiB\n' "$name" "$mib"
-		mib=$((mib * 3 / 2))
+		mib=$((mib * 17 / 16))
 		run_in $mib "$@"
-	fi
+	done
 	if [ $rc = 0 ] && [ $n -gt 0 ]; then
 		passed=$((passed + 1))
 		printf 'pressure: %s in %d MiB, %d pages swapped out or in: nothing lost\n' "$name" "$mib" "$n"

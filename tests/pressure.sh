@@ -94,15 +94,15 @@ run_in() {
 }
 
 # squeeze NAME MIB COMMAND...: with so much memory. The kernel ends a program of which it can not swap out fast
-# enough, as on a busy machine: that is told, and the program gets a sixteenth more, up to three times.
+# enough, as on a busy machine: that is told, and the program gets a little more, up to eight times.
 squeeze() {
 	local name=$1 mib=$2 rc=1 n=0 _
 	shift 2
 	run_in "$mib" "$@"
-	for _ in 1 2 3; do
+	for _ in 1 2 3 4 5 6 7 8; do
 		[ $rc = 137 ] || break
 		printf 'pressure: %s: killed for want of memory in %d MiB\n' "$name" "$mib"
-		mib=$((mib * 17 / 16))
+		mib=$((mib + 1))
 		run_in $mib "$@"
 	done
 	if [ $rc = 0 ] && [ $n -gt 0 ]; then
@@ -122,7 +122,7 @@ squeeze 'shmem bounce of 48 MiB, protected' 80 "$stress" bounce --mem=shmem --si
 	--duration="$seconds" --no-progress
 # Some of it is locked, and a child copies it.
 squeeze 'tracking of 24 MiB' 64 "$stress" track --mem=anon --size=24M --duration="$seconds" --no-progress
-squeeze 'snapshots of 128 MiB' 128 "$BUILD/tests/torture/load" --only=snapshots --size=128 --seconds="$seconds"
+squeeze 'snapshots of 160 MiB' 144 "$BUILD/tests/torture/load" --only=snapshots --size=160 --seconds="$seconds"
 # 64 writers that swap take their time for a round of 160 MiB.
 [ $seconds -lt 10 ] || squeeze '10,000 regions of 160 MiB' 128 "$BUILD/tests/torture/load" --only=regions \
 	--seconds="$seconds"

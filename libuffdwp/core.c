@@ -385,6 +385,12 @@ void uffdwp__events_done(struct uffdwp *h, uint32_t number)
 	atomic_store_explicit(&h->events_done, number, memory_order_release);
 }
 
+bool uffdwp__events_reached(struct uffdwp *h, uint32_t number)
+{
+	/* Acquire: pairs with the release in uffdwp__events_done(). Numbers go round. */
+	return (int32_t)(atomic_load_explicit(&h->events_done, memory_order_acquire) - number) >= 0;
+}
+
 /* Reads all that is pending first: what happened before now is in the number. */
 uint32_t uffdwp__events_now(struct uffdwp *h)
 {

@@ -253,6 +253,8 @@ void uffdwp__stash_close(struct uffdwp *h);
 void uffdwp__events_turn(struct uffdwp *h, uint32_t number);
 void uffdwp__events_done(struct uffdwp *h, uint32_t number);
 uint32_t uffdwp__events_now(struct uffdwp *h);
+/* Whether that one, and all before it, were carried out. */
+bool uffdwp__events_reached(struct uffdwp *h, uint32_t number);
 
 /*
  * Whether every event that has been read was carried out. False also when that can not be told now.

@@ -190,8 +190,7 @@ __cold static bool moved_on(struct uffdwp *h, uint32_t before)
 	now = uffdwp__events_now(h);
 	if (now == before)
 		return false;
-	/* Acquire: pairs with the release in uffdwp__events_done(). */
-	while ((int32_t)(atomic_load_explicit(&h->events_done, memory_order_acquire) - now) < 0)
+	while (!uffdwp__events_reached(h, now))
 		if (!uffdwp__wait_busy(&w))
 			return false;
 	return true;

@@ -663,8 +663,7 @@ static void settle_events(struct uffdwp *h)
 	uint32_t now = uffdwp__events_now(h);
 	struct uffdwp__wait w = { 0 };
 
-	while (h->stash &&
-	       (int32_t)(atomic_load_explicit(&h->events_done, memory_order_acquire) - now) < 0) {
+	while (!uffdwp__events_reached(h, now)) {
 		if (h->serve == UFFDWP_SERVE_CALLER)
 			uffdwp_dispatch(h);
 		if (!uffdwp__wait(&w, UINT64_C(5000000000)))

@@ -572,11 +572,7 @@ static int settle_events(struct uffdwp *h)
 	uint32_t number = uffdwp__events_now(h);
 	struct uffdwp__wait w = { 0 };
 
-	if (!h->stash)
-		return 0;
-	/* Acquire: pairs with uffdwp__events_done(). */
-	while ((int32_t)(atomic_load_explicit(&h->events_done, memory_order_acquire) - number) <
-	       0) {
+	while (!uffdwp__events_reached(h, number)) {
 		if (h->serve == UFFDWP_SERVE_CALLER)
 			uffdwp_dispatch(h);
 		if (!uffdwp__wait_busy(&w))

@@ -198,6 +198,12 @@ static void read_ahead(const struct uffdwp__table *t, uint64_t block)
 				    (off_t)(AHEAD * size), POSIX_FADV_WILLNEED);
 }
 
+/* Pages that a block is about. */
+static uint64_t block_pages(const struct uffdwp__table *t, uint64_t block)
+{
+	return min_u64(t->meta->pages - block * UFFDWP__BLOCK, UFFDWP__BLOCK);
+}
+
 static bool read_block(const struct uffdwp__table *t, uint64_t block, uint32_t *e)
 {
 	uint64_t size = UFFDWP__BLOCK * sizeof(*e);
@@ -208,8 +214,8 @@ static bool read_block(const struct uffdwp__table *t, uint64_t block, uint32_t *
 		return false;
 	x = uffdwp__index_of(e);
 	/* Behind the last page there is nothing. */
-	for (uint64_t i = block * UFFDWP__BLOCK, k = 0; k < UFFDWP__BLOCK; k++)
-		if (i + k >= t->meta->pages && e[k])
+	for (uint64_t i = block_pages(t, block); i < UFFDWP__BLOCK; i++)
+		if (e[i])
 			return false;
 	return x.crc == t->index[block].crc && x.data == t->index[block].data;
 }
@@ -217,8 +223,7 @@ static bool read_block(const struct uffdwp__table *t, uint64_t block, uint32_t *
 /* Of a damaged block nobody knows which pages were zeros. */
 static uint64_t lost_pages(const struct uffdwp__table *t, uint64_t block)
 {
-	return min_u64(t->meta->pages - block * UFFDWP__BLOCK, UFFDWP__BLOCK) -
-	       t->index[block].data;
+	return block_pages(t, block) - t->index[block].data;
 }
 
 /*

@@ -277,10 +277,10 @@ static uint64_t value_of(const char *text, const char *name)
 }
 
 /*
- * Pages that the kernel has moved so far, and huge pages that it has split, which takes the same
- * entries in page tables; all over the system; 0 where it does not say.
+ * Pages that the kernel has moved so far; of huge memory also huge pages that it has split, which
+ * puts the same entries into page tables; all over the system; 0 where it does not say.
  */
-static uint64_t migrations(void)
+static uint64_t migrations(const struct trial *t)
 {
 	char buf[16384];
 	int fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
@@ -289,7 +289,8 @@ static uint64_t migrations(void)
 	if (fd >= 0)
 		close(fd);
 	buf[n > 0 ? n : 0] = '\0';
-	return value_of(buf, "\npgmigrate_success ") + value_of(buf, "\nthp_split_page ");
+	return value_of(buf, "\npgmigrate_success ") +
+	       (t->plan.kind == MEM_THP ? value_of(buf, "\nthp_split_page ") : 0);
 }
 
 static void read_before(struct collector *c, const struct part *p)
@@ -355,7 +356,7 @@ static bool is_blurred(const struct trial *t, const struct unit *u, uint64_t sti
 	    u->done - u->done_first > 1)
 		return true;
 	/* Looked at last, for it is the system's. */
-	return t->plan.mode == TRACK_ASYNC && migrations() != u->moved[1];
+	return t->plan.mode == TRACK_ASYNC && migrations(t) != u->moved[1];
 }
 
 static void check_invented(struct trial *t, size_t i, uint64_t begun, uint64_t stirred)
@@ -429,7 +430,7 @@ static void pass_over(struct collector *c, const struct part *parts, unsigned in
 	struct query k;
 	unsigned int i;
 
-	c->moved = migrations();
+	c->moved = migrations(c->t);
 	for (i = 0; i < n; i++)
 		read_before(c, &parts[i]);
 	c->part = parts;
@@ -450,7 +451,7 @@ static void reset_some(struct collector *c)
 
 	p.from += rng_below(&c->rng, p.to - p.from);
 	p.to = p.from + 1 + rng_below(&c->rng, p.to - p.from);
-	c->moved = migrations();
+	c->moved = migrations(c->t);
 	read_before(c, &p);
 	watchdog_step("resets", p.from);
 	rc = uffdwp_track_reset(t->track, t->regions[p.region], (uintptr_t)address(t, p.from),

@@ -220,10 +220,10 @@ int uffdwp_info(struct uffdwp *h, struct uffdwp_info *info);
 
 /*
  * The first fatal error, as -errno, or 0. It is what a fault operation returned, or a failure to
- * read messages, or -EPROTO, see struct uffdwp_adopt_opts. From then on operations are not called any more: written pages are
- * released, missing ones poisoned (SIGBUS) where the kernel can (6.6), else zero-filled; no thread
- * stays asleep but those whose page an operation holds by UFFDWP_LATER. Where the kernel refuses
- * even that, or to be read, as under a filter that forgets a call, the handle gives its descriptor
+ * read messages, or -EPROTO, see struct uffdwp_adopt_opts. From then on operations are not called
+ * any more: written pages are released, missing ones poisoned (SIGBUS) where the kernel can (6.6),
+ * else zero-filled; no thread stays asleep but those whose page an operation holds by
+ * UFFDWP_LATER. Where the kernel refuses even that, or to be read, as under a filter that forgets a call, the handle gives its descriptor
  * up: everybody goes on, and calls are -ECANCELED from then on. Thread-safe.
  */
 int uffdwp_error(struct uffdwp *h);

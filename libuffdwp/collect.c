@@ -301,6 +301,11 @@ static uint64_t take_marks(struct uffdwp__layer *l, uint64_t i, uint64_t end, bo
 	return found;
 }
 
+void uffdwp__layer_unmark(struct uffdwp__layer *l, uint64_t first, uint64_t n)
+{
+	take_marks(l, first, first + n, true, first, NULL);
+}
+
 /* Whether there may be marks in block b; if all of it is taken, it has none from here on. */
 static bool take_block(struct uffdwp__layer *l, uint64_t b, bool whole)
 {
@@ -584,6 +589,87 @@ int uffdwp__layer_scan(struct uffdwp__layer *l, uint64_t first, uint64_t end, ui
 	}
 	uffdwp__leave(r->h, phase);
 	return n;
+}
+
+/* ---- What a scan passes over ---- */
+
+/* Runs of memory that is neither there nor marked, of one part; *next: where it stopped. */
+static int scan_absent(struct uffdwp__layer *l, uint64_t first, uint64_t end,
+		       struct uffdwp__page_region *v, uint64_t *next)
+{
+	const uint64_t there = UFFDWP__PAGE_IS_PRESENT | UFFDWP__PAGE_IS_SWAPPED;
+	struct uffdwp_region *r = l->r;
+	unsigned int phase = uffdwp__enter(r->h);
+	uint64_t addr = uffdwp__addr_of(r, first), walked;
+	struct uffdwp__scan a = { .size = sizeof(a),
+				  .start = addr,
+				  .end = addr + (min_u64(end - first, SCAN_MAX) << r->shift),
+				  .vec = (uintptr_t)v,
+				  .vec_len = VEC,
+				  .category_inverted = there,
+				  .category_mask = there,
+				  .return_mask = UFFDWP__PAGE_IS_PRESENT };
+	int n = uffdwp__sys_pagemap_scan(l->pagemap, &a);
+
+	/* In whole pages, and on in any case: what is not mapped any more is not there to protect. */
+	walked = n < 0 ? 0 : (a.walk_end - addr) >> r->shift;
+	*next = first + max_u64(walked, 1);
+	for (int i = 0; i < n; i++) {
+		v[i].start = first + ((v[i].start - addr) >> r->shift);
+		v[i].end = first + ((v[i].end - addr + r->page_size - 1) >> r->shift);
+	}
+	uffdwp__leave(r->h, phase);
+	return n;
+}
+
+static void mark_other(const struct uffdwp__layer *l, uint64_t first, uint64_t n)
+{
+	unsigned int phase = uffdwp__enter(l->r->h);
+	struct uffdwp__layer *o = other_layer(l);
+
+	if (o)
+		uffdwp__layer_mark(o, first, n);
+	uffdwp__leave(l->r->h, phase);
+}
+
+/*
+ * This wipes out what the kernel has noted: to who else wants to know, all is written. Under the stripe, so that nobody
+ * looks in between.
+ */
+static int cover(struct uffdwp__layer *l, uint64_t first, uint64_t n)
+{
+	pthread_mutex_t *stripe = &l->r->stripe[first / UFFDWP__COLLECT_MAX % UFFDWP__STRIPES];
+	int err;
+
+	pthread_mutex_lock(stripe);
+	err = uffdwp__layer_protect(l, first, n, true);
+	mark_other(l, first, n);
+	pthread_mutex_unlock(stripe);
+	return err;
+}
+
+int uffdwp__layer_cover(struct uffdwp__layer *l, uint64_t first, uint64_t n)
+{
+	struct uffdwp__page_region v[VEC];
+	uint64_t i = first, end = first + n, stop, next, done = first;
+	int err = 0;
+
+	for (; !err && i < end && next_part(l->r, i, &i, &stop) && i < end; i = next) {
+		int runs = scan_absent(l, i, min_u64(stop, end), v, &next);
+
+		err = runs < 0 ? runs : 0;
+		for (int k = 0; !err && k < runs; k++) {
+			/* Several of them may be in one page of the region. */
+			uint64_t at = max_u64(v[k].start, done), to;
+
+			for (; !err && at < v[k].end; at = done = to) {
+				to = min_u64(v[k].end,
+					     (at / UFFDWP__COLLECT_MAX + 1) * UFFDWP__COLLECT_MAX);
+				err = cover(l, at, to - at);
+			}
+		}
+	}
+	return err;
 }
 
 /* ---- Both ---- */

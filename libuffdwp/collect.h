@@ -32,6 +32,9 @@ bool uffdwp__layer_shared(const struct uffdwp__layer *l);
 /* Protects, or unprotects if no other layer is there, pages that are mapped. Does not touch marks. */
 int uffdwp__layer_protect(struct uffdwp__layer *l, uint64_t first, uint64_t n, bool on);
 
+/* Without async protection: they count as not written from here on. Protects nothing. */
+void uffdwp__layer_unmark(struct uffdwp__layer *l, uint64_t first, uint64_t n);
+
 /*
  * Which of the pages from first on were written since they were last taken, as bits, bit 0 for first.
  * n is cut to what lies between two multiples of UFFDWP__COLLECT_MAX. take: clear their marks and protect
@@ -41,6 +44,13 @@ int uffdwp__layer_protect(struct uffdwp__layer *l, uint64_t first, uint64_t n, b
  */
 int uffdwp__layer_collect(struct uffdwp__layer *l, uint64_t first, uint64_t n, uint64_t max,
 			  bool take, uint64_t *bits, uint64_t *looked);
+
+/*
+ * With async protection: protects pages that were never there and that a collect passes over. Those are
+ * pages of hugetlb, and of older kernels (6.12 does it, 6.18 does not) whatever has no page table yet. Else they
+ * would be told when they are only read. What another layer has to know of them is told to it.
+ */
+int uffdwp__layer_cover(struct uffdwp__layer *l, uint64_t first, uint64_t n);
 
 /*
  * The same straight from the kernel, where nothing is to be put together: the pages written as up to nv

@@ -99,7 +99,7 @@ static int begin_noting(struct uffdwp__part *p, uint64_t first, uint64_t n)
 	for (uint64_t i = 0; !err && i < n; i += looked)
 		err = uffdwp__layer_collect(&p->layer, first + i, n - i, UINT64_MAX, true,
 					    p->s->bits, &looked);
-	return err;
+	return err ? err : uffdwp__layer_cover(&p->layer, first, n);
 }
 
 static int copy_populated(struct uffdwp__part *p, uint64_t first, uint64_t n)

@@ -142,31 +142,6 @@ __cold static int take_all(struct uffdwp__layer *l)
 	return err;
 }
 
-/* Of the region's other layer, if there is one. */
-static void mark_others(const struct uffdwp__layer *l)
-{
-	unsigned int phase = uffdwp__enter(l->r->h);
-	struct uffdwp__layer *o = uffdwp__layer(l->r, UFFDWP__SNAPSHOT);
-
-	if (o)
-		uffdwp__layer_mark(o, 0, o->pages);
-	uffdwp__leave(l->r->h, phase);
-}
-
-/*
- * A scan does not protect pages of hugetlb that are not there, and a call that does wipes out what the kernel has noted:
- * so to a snapshot all of it counts as written, before and after it.
- */
-static int protect_holes(struct uffdwp__layer *l)
-{
-	int err;
-
-	mark_others(l);
-	err = uffdwp__layer_protect(l, 0, l->pages, true);
-	mark_others(l);
-	return err;
-}
-
 /* What is written from here on is marked, or in the kernel's books. */
 __cold static int protect_all(struct uffdwp_track *t)
 {
@@ -179,8 +154,8 @@ __cold static int protect_all(struct uffdwp_track *t)
 		err = async || uffdwp__layer_shared(l)
 			      ? take_all(l)
 			      : uffdwp__layer_protect(l, 0, l->pages, true);
-		if (!err && async && l->r->kernel_page > uffdwp__sys_page_size())
-			err = protect_holes(l);
+		if (!err && async)
+			err = uffdwp__layer_cover(l, 0, l->pages);
 	}
 	return err ? err : uffdwp__error(t->h);
 }

@@ -486,6 +486,17 @@ static void reads(struct live *t, enum track_way way)
 	tracked_close(&k);
 }
 
+/* The same where there are no page tables either. */
+static void reads_far(struct live *t, enum track_way way)
+{
+	struct live far = *t;
+
+	CHECK_EQ(mem_map(&far.mem, t->mem.kind, 8 << 20), 0);
+	far.pages = far.mem.size / far.page;
+	reads(&far, way);
+	mem_unmap(&far.mem);
+}
+
 /*
  * Written before the start: clean. Never there: a write is told. A tracker after a tracker begins
  * anew.
@@ -544,6 +555,7 @@ ALL(granule_bounded)
 ALL(granule_rest)
 ALL(granule_faults)
 ALL(reads)
+ALL(reads_far)
 ALL(again)
 
 #define SMALL (KINDS_ALL & ~KINDS_HUGETLB)
@@ -571,6 +583,7 @@ static const struct live_case cases[] = {
 	ROWS(granule_rest, "granule-rest", BIT(MEM_THP)),
 	ROWS(granule_faults, "granule-faults", SMALL),
 	ROWS(reads, "reads", KINDS_ALL),
+	ROWS(reads_far, "reads-far", SMALL),
 	ROWS(again, "again", KINDS_ALL),
 };
 

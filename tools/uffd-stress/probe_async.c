@@ -236,6 +236,23 @@ static void markers(PROBE_ARGS)
 	PROBE_CHECK(written(&a) == 1, "%zu pages are written, expected 1", written(&a));
 }
 
+/* So much that some of it has no page table. */
+static void no_page_table(PROBE_ARGS)
+{
+	struct probe_area a;
+	size_t all;
+
+	probe_watch(&a, kind, (unsigned int)((4 << 20) / getpagesize()), ASYNC,
+		    UFFDIO_REGISTER_MODE_WP);
+	all = a.len / a.page;
+	PROBE_CHECK(written(&a) == all, "%zu of %zu pages are written before protecting",
+		    written(&a), all);
+	PROBE_CHECK(probe_written(&a, a.p, a.len, true) == all, "a scan does not find all pages");
+	for (size_t i = 0; i < all; i++)
+		(void)probe_get(a.p + i * a.page);
+	PROBE_CHECK(written(&a) == 0, "%zu pages that were only read are written", written(&a));
+}
+
 /* ---- Discards ---- */
 
 static void dontneed_written(PROBE_ARGS)
@@ -454,6 +471,13 @@ static const struct probe_row rows[] = {
 	  .needs = ASYNC,
 	  .kinds = PROBE_ALL,
 	  .check = markers },
+	{ .id = "async.no-page-table",
+	  .promise = "The same of memory that has no page table yet, when it is protected by a scan.",
+	  .since = "6.18",
+	  .library = "such memory is looked for, and protected by UFFDIO_WRITEPROTECT.",
+	  .needs = ASYNC,
+	  .kinds = PROBE_ALL & ~PROBE_HUGETLB,
+	  .check = no_page_table },
 	{ .id = "async.dontneed-anon",
 	  .promise = "Anonymous pages discarded by MADV_DONTNEED are reported as written.",
 	  .since = "6.7",

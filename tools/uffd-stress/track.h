@@ -131,8 +131,10 @@ struct trial {
  * track_pass.c: one pass over all that the collector has. whole: not given up, no peek, no reset.
  */
 void track_pass(struct collector *c, bool whole);
-/* All units go to the replica; nobody may write. */
-void track_baseline(struct trial *t);
+/* What the system has done so far that makes pages be told once more. */
+uint64_t track_migrations(const struct trial *t);
+/* All units go to the replica; nobody may write. moved: migrations before the tracker started. */
+void track_baseline(struct trial *t, uint64_t moved);
 /* Compares all of the replica; nobody may write. */
 void track_compare(struct trial *t);
 

@@ -19,6 +19,32 @@ static char *address(const struct trial *t, size_t unit)
 	return t->books.addr + unit * t->books.unit;
 }
 
+/* ---- What the system does ---- */
+
+static uint64_t value_of(const char *text, const char *name)
+{
+	const char *p = strstr(text, name);
+
+	return p ? strtoull(p + strlen(name), NULL, 10) : 0;
+}
+
+/*
+ * Pages that the kernel has moved so far; of huge memory also huge pages that it has split, which
+ * puts the same entries into page tables; all over the system; 0 where it does not say.
+ */
+uint64_t track_migrations(const struct trial *t)
+{
+	char buf[16384];
+	int fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, buf, sizeof(buf) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	buf[n > 0 ? n : 0] = '\0';
+	return value_of(buf, "\npgmigrate_success ") +
+	       (t->plan.kind == MEM_THP ? value_of(buf, "\nthp_split_page ") : 0);
+}
+
 /* ---- The replica ---- */
 
 static void copy_unit(struct trial *t, size_t unit)
@@ -87,12 +113,14 @@ void track_compare(struct trial *t)
 	}
 }
 
-void track_baseline(struct trial *t)
+void track_baseline(struct trial *t, uint64_t moved)
 {
 	size_t unit;
 
-	for (unit = 0; unit < t->books.units; unit++)
+	for (unit = 0; unit < t->books.units; unit++) {
 		copy_unit(t, unit);
+		t->units[unit].moved[0] = t->units[unit].moved[1] = moved;
+	}
 }
 
 /* ---- Results of a call ---- */
@@ -269,30 +297,6 @@ static bool call(struct collector *c, struct query *k, bool peek)
 
 /* ---- The pass ---- */
 
-static uint64_t value_of(const char *text, const char *name)
-{
-	const char *p = strstr(text, name);
-
-	return p ? strtoull(p + strlen(name), NULL, 10) : 0;
-}
-
-/*
- * Pages that the kernel has moved so far; of huge memory also huge pages that it has split, which
- * puts the same entries into page tables; all over the system; 0 where it does not say.
- */
-static uint64_t migrations(const struct trial *t)
-{
-	char buf[16384];
-	int fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? 0 : read(fd, buf, sizeof(buf) - 1);
-
-	if (fd >= 0)
-		close(fd);
-	buf[n > 0 ? n : 0] = '\0';
-	return value_of(buf, "\npgmigrate_success ") +
-	       (t->plan.kind == MEM_THP ? value_of(buf, "\nthp_split_page ") : 0);
-}
-
 static void read_before(struct collector *c, const struct part *p)
 {
 	struct trial *t = c->t;
@@ -356,7 +360,7 @@ static bool is_blurred(const struct trial *t, const struct unit *u, uint64_t sti
 	    u->done - u->done_first > 1)
 		return true;
 	/* Looked at last, for it is the system's. */
-	return t->plan.mode == TRACK_ASYNC && migrations(t) != u->moved[1];
+	return t->plan.mode == TRACK_ASYNC && track_migrations(t) != u->moved[1];
 }
 
 static void check_invented(struct trial *t, size_t i, uint64_t begun, uint64_t stirred)
@@ -430,7 +434,7 @@ static void pass_over(struct collector *c, const struct part *parts, unsigned in
 	struct query k;
 	unsigned int i;
 
-	c->moved = migrations(c->t);
+	c->moved = track_migrations(c->t);
 	for (i = 0; i < n; i++)
 		read_before(c, &parts[i]);
 	c->part = parts;
@@ -451,7 +455,7 @@ static void reset_some(struct collector *c)
 
 	p.from += rng_below(&c->rng, p.to - p.from);
 	p.to = p.from + 1 + rng_below(&c->rng, p.to - p.from);
-	c->moved = migrations(c->t);
+	c->moved = track_migrations(c->t);
 	read_before(c, &p);
 	watchdog_step("resets", p.from);
 	rc = uffdwp_track_reset(t->track, t->regions[p.region], (uintptr_t)address(t, p.from),

@@ -306,6 +306,7 @@ static void tear_down(struct trial *t)
 
 static int track_memory(struct trial *t)
 {
+	uint64_t moved = track_migrations(t);
 	int rc = open_handle(t);
 
 	if (rc)
@@ -314,7 +315,7 @@ static int track_memory(struct trial *t)
 	if (!rc)
 		rc = start_track(t);
 	if (!rc) {
-		track_baseline(t);
+		track_baseline(t, moved);
 		rc = run_threads(t);
 	}
 	tear_down(t);

@@ -383,7 +383,8 @@ struct uffdwp *uffdwp_region_handle(const struct uffdwp_region *r);
 
 /*
  * Protect: each page's next write calls the write operation. Reset your own books before, not
- * after it. Never populated pages are protected too: by markers (6.4), or else by populating them.
+ * after it. Never populated pages are protected too: by markers (6.4), or else by populating
+ * them, which can not be done to another process: there only pages that exist are protected then.
  * -EOPNOTSUPP: no UFFDWP_MODE_WP; -ECANCELED: the handle has failed, nothing would be delivered.
  */
 int uffdwp_protect(struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);

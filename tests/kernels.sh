@@ -44,6 +44,7 @@ tests='!uffd-stress_probe !uffd-stress_events !.sh !unit/bitmap !fault/inject !t
 limit=2400
 if [ $form = short ]; then
 	tests+=' !unit/image tests/unit tests/live/obtained tests/live/open tests/live/minor tests/live/sigbus'
+	tests+=' tests/live/fallback'
 	tests+=' bounce_anon sigbus_anon bounce_shmem sigbus_shmem'
 	tests+=' stress_track_anon stress_snapshot_anon'
 	limit=600

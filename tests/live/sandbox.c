@@ -350,6 +350,8 @@ static void adopted(struct live *t)
 
 	CHECK(fd >= 0);
 	CHECK_EQ(uffdwp_adopt(&b.h, fd, &a), 0);
+	/* Without markers (before 6.4) what was never there is not protected: of another process nobody can populate it. */
+	live_fill(t->mem.addr, t->mem.size, t->seed);
 	b.r = live_region(t, b.h, UFFDWP_MODE_WP, 1, &ops, &b);
 	protect_and_write(&b, 0);
 	CHECK_EQ(uffdwp_close(b.h), 0);

@@ -58,7 +58,9 @@ START_TEST(round_trip)
 	ck_assert_int_eq(stat(dir.image, &file), 0);
 	ck_assert_uint_eq(file.st_mode & 07777, o->mode ? o->mode : 0600);
 	ck_assert_uint_eq((uint64_t)file.st_size, st.file_size);
-	ck_assert_uint_eq((uint64_t)file.st_blocks * 512, st.file_bytes);
+	/* ext4 of Linux 5.10 counts some only later. */
+	ck_assert_uint_le(st.file_bytes, (uint64_t)file.st_blocks * 512);
+	ck_assert_uint_gt(st.file_bytes, 0);
 	/* Zeros are holes; the page cache may not have been given its blocks yet. */
 	ck_assert_uint_lt(st.file_bytes, data);
 	end_test(1);

@@ -12,14 +12,17 @@
  *	state    waits for                 leaves it when
  *	leader   messages                  stop
  *	parked   the token                 it gets the token: scout
- *	scout    messages, after the       the leader does not get on (its operation takes long), or falls behind:
- *	         leader                    gives the token away, so that another one scouts, and serves
+ *	scout    the leader to begin, then the leader does not get on (its operation takes long), or falls behind:
+ *	         naps; for messages while  gives the token away, so that another one scouts, and serves
+ *	         the leader is stuck, or
+ *	         after a long rest
  *	serving  nothing                   there is nothing to do, or the leader gets on again: scout if the token
  *	                                   is still there, else parked
  *
- * A scout that is woken sleeps a moment before it judges, longer and longer while it was not
- * needed. So a slow operation holds other faults up for some milliseconds at most, and quick ones
- * are not disturbed.
+ * A scout naps while the leader is at work, longer and longer while it was not needed. So a slow operation holds
+ * other faults up for some milliseconds at most, and quick ones are not disturbed: who polls a
+ * userfaultfd is woken by each of its faults, at the cost of who faulted, also if the message is gone by
+ * the time that it looks.
  *
  * All wait with poll(), not epoll: it is in the userfaultfd's queue only while it waits, and the
  * leader seldom does under load, as it reads again before it waits. An epoll would be called at
@@ -51,6 +54,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 
 #include "call.h"
@@ -66,6 +70,7 @@
 #define HOLD_MIN_US 50
 #define HOLD_MAX_US 5000
 #define SLOW_NS 50000
+#define REST_NS 100000000
 
 struct worker {
 	struct uffdwp__pool *pool;
@@ -84,6 +89,9 @@ struct worker {
 struct uffdwp__pool {
 	struct uffdwp *h;
 	int token;
+	/* The leader is not waiting for messages; the scout waits for that, by begun. */
+	_Atomic bool busy, scout_rests;
+	sem_t begun;
 	pthread_mutex_t start_lock;
 	pthread_cond_t started;
 	unsigned int answers; /* under start_lock */
@@ -159,6 +167,25 @@ static bool serve_once(struct worker *w)
 	return n > 0;
 }
 
+/* seq_cst: one of leader and scout sees what the other has set. */
+static void set_busy(struct uffdwp__pool *p)
+{
+	atomic_store_explicit(&p->busy, true, memory_order_seq_cst);
+	if (unlikely(atomic_load_explicit(&p->scout_rests, memory_order_seq_cst)) &&
+	    atomic_exchange_explicit(&p->scout_rests, false, memory_order_seq_cst))
+		sem_post(&p->begun);
+}
+
+static bool wait_to_lead(struct worker *w)
+{
+	bool more;
+
+	atomic_store_explicit(&w->pool->busy, false, memory_order_seq_cst);
+	more = wait_for(w, w->pool->h->fd);
+	set_busy(w->pool);
+	return more;
+}
+
 /*
  * Reads again before it waits: a thread that is released on this CPU runs before the releasing
  * call returns, and its next fault is there already.
@@ -167,7 +194,7 @@ static void lead(struct worker *w)
 {
 	bool follows = w->pool->h->placement == UFFDWP_PLACE_FOLLOW;
 
-	while (wait_for(w, w->pool->h->fd))
+	while (wait_to_lead(w))
 		while (serve_once(w) && !stopping(w))
 			if (follows)
 				follow(w);
@@ -187,14 +214,56 @@ static uint64_t leader_reads(const struct worker *w)
 	return uffdwp__counted(&w->pool->w[0].stats, COUNT_READS);
 }
 
-/* Until there is something to do that the leader does not do. False: stop. */
+/* Who takes the mark back gets no post; who finds it gone has got one. */
+static bool take_back(struct uffdwp__pool *p)
+{
+	return atomic_exchange_explicit(&p->scout_rests, false, memory_order_seq_cst);
+}
+
+/* Until the leader begins. False: it has not for a while. It stays busy when it has ended. */
+static bool rest(struct uffdwp__pool *p)
+{
+	uint64_t until = uffdwp__sys_realtime() + REST_NS;
+	const struct timespec t = { .tv_sec = (time_t)(until / 1000000000),
+				    .tv_nsec = (long)(until % 1000000000) };
+
+	atomic_store_explicit(&p->scout_rests, true, memory_order_seq_cst);
+	if (!atomic_load_explicit(&p->busy, memory_order_seq_cst) && !sem_timedwait(&p->begun, &t))
+		return true;
+	if (take_back(p))
+		return atomic_load_explicit(&p->busy, memory_order_relaxed);
+	while (sem_wait(&p->begun))
+		;
+	return true;
+}
+
+/* Whether the leader was at it for the whole nap. */
+static bool leader_is_stuck(const struct worker *w, uint64_t reads)
+{
+	return atomic_load_explicit(&w->pool->busy, memory_order_relaxed) && leader_needs(w, reads);
+}
+
+/*
+ * Until there is something to do that the leader does not do. False: stop. When it has had nothing to do for a
+ * while the scout waits for messages too: the leader may be bound to a CPU that it does not get.
+ */
 static bool scout(struct worker *w)
 {
-	while (wait_for(w, w->pool->h->fd)) {
-		uint64_t reads = leader_reads(w);
+	struct uffdwp__pool *p = w->pool;
 
+	while (!stopping(w)) {
+		uint64_t reads = leader_reads(w);
+		bool woken = !atomic_load_explicit(&p->busy, memory_order_relaxed) && !rest(p);
+
+		if (woken && !wait_for(w, p->h->fd))
+			return false;
+		/* What the leader has begun with is older. */
+		if (!woken)
+			reads = leader_reads(w);
 		uffdwp__sys_sleep_us(w->hold_us);
-		if (leader_needs(w, reads))
+		if (woken && leader_needs(w, reads))
+			return true;
+		if (leader_is_stuck(w, reads) && wait_for(w, p->h->fd) && leader_is_stuck(w, reads))
 			return true;
 		w->hold_us = (unsigned int)min_u64(w->hold_us * 2, HOLD_MAX_US);
 	}
@@ -277,6 +346,9 @@ static void *run(void *arg)
 		lead(w);
 	else if (!err)
 		assist(w);
+	/* From here on no scout rests. */
+	if (w->server.worker == 0)
+		set_busy(w->pool);
 	uffdwp__serving_end(w->pool->h, slot);
 	return NULL;
 }
@@ -346,6 +418,7 @@ __cold int uffdwp__pool_start(struct uffdwp *h, const int *cpus, size_t ncpus)
 	p->size = size;
 	pthread_mutex_init(&p->start_lock, NULL);
 	pthread_cond_init(&p->started, NULL);
+	sem_init(&p->begun, 0, 0);
 	h->pool = p;
 	p->token = uffdwp__sys_eventfd(true);
 	err = p->token < 0 ? p->token : uffdwp__sys_eventfd_add(p->token);
@@ -386,6 +459,7 @@ __cold void uffdwp__pool_stop(struct uffdwp *h)
 		pthread_join(p->w[i].thread, NULL);
 	pthread_mutex_destroy(&p->start_lock);
 	pthread_cond_destroy(&p->started);
+	sem_destroy(&p->begun);
 	pool_free(h);
 }
 

@@ -12,8 +12,9 @@
  * them to the other layers' marks, under the stripe's lock, so that no layer can look in between.
  *
  * Invariant without async: a page that a layer has protected is ARMED, BUSY, or marked. Marks are
- * set, and taken, only while the page is BUSY, so that taking a page's mark and protecting it again is
- * one step to whoever writes. With async: a page is protected, or written in the kernel's books, or
+ * set, and taken by a collect, only while the page is BUSY, so that taking a page's mark and protecting it again is
+ * one step to whoever writes. Who does not care about the write, but only that the page is protected, may take the mark before it
+ * protects: protecting waits for who has the page. With async: a page is protected, or written in the kernel's books, or
  * marked.
  *
  * A REMOVE event is read before the content goes, and with anonymous memory's content goes its

@@ -73,6 +73,10 @@
 #define PASSES 8
 #define RUN_BYTES (UINT64_C(64) << 10) /* that a sequential writer's fault takes along */
 #define IDLE_MS 10
+#define BACK_NS 1000000 /* a look at the faults so often */
+#define BACK_PAGES 25	/* saved by faults since the last look: too many to sweep */
+#define BACK_PAGE_NS \
+	250 /* at most for each page of the memory, a quarter of what saving it takes */
 
 /* ---- Ending ---- */
 
@@ -199,13 +203,51 @@ static bool all_done(struct uffdwp_snapshot *s)
 	return true;
 }
 
+/*
+ * Whether the CPUs are left to the faults, of which there are most in the first moments. A release sends a TLB flush to
+ * every other CPU on which the process runs, and waits for it, which makes a fault two to three times as
+ * dear while the driver is at work. So it does not sweep then, and what faults have saved waits in staging until that
+ * is nearly full.
+ */
+static bool stands_back(struct uffdwp_snapshot *s)
+{
+	uint64_t now, bytes;
+
+	if (likely(!s->back_until))
+		return false;
+	now = uffdwp__sys_now();
+	bytes = counted(s, SNAP_BY_FAULT);
+	if (now < s->back_until && now - s->back_from < BACK_NS)
+		return true;
+	if (now < s->back_until &&
+	    (bytes - s->back_bytes) / s->largest * BACK_NS >= BACK_PAGES * (now - s->back_from)) {
+		s->back_from = now;
+		s->back_bytes = bytes;
+		return true;
+	}
+	s->back_until = 0;
+	return false;
+}
+
+static bool may_wait(struct uffdwp_snapshot *s)
+{
+	uint32_t nfree = atomic_load_explicit(&s->staging.nfree, memory_order_relaxed);
+	uint32_t chunks = s->staging.chunks;
+
+	s->emptying = nfree < (s->emptying ? chunks - chunks / 4 : chunks / 8 + 2);
+	return !s->emptying;
+}
+
 /* Does what there is to do now. False: nothing. */
 static bool drive_once(struct uffdwp_snapshot *s)
 {
 	int err = 0;
-	bool any;
+	bool any, back = stands_back(s);
 
 	tell_sealed(s);
+	/* seq_cst: pairs with hold(). */
+	if (back && may_wait(s) && !atomic_load_explicit(&s->nheld, memory_order_seq_cst))
+		return false;
 	if (s->sink.wait && s->in_flight)
 		err = s->sink.wait(s->sink.ctx, 0);
 	if (err < 0)
@@ -214,7 +256,7 @@ static bool drive_once(struct uffdwp_snapshot *s)
 	any = uffdwp__snapshot_reap(s);
 	any |= atomic_load_explicit(&s->nheld, memory_order_seq_cst) && uffdwp__snapshot_resume(s);
 	any |= uffdwp__snapshot_hand_filled(s);
-	if (s->strategy == UFFDWP_SNAPSHOT_COW && uffdwp__sys_now() >= s->next_sweep &&
+	if (!back && s->strategy == UFFDWP_SNAPSHOT_COW && uffdwp__sys_now() >= s->next_sweep &&
 	    atomic_load_explicit(&s->unsaved, memory_order_relaxed))
 		any |= uffdwp__cow_sweep(s);
 	return any;
@@ -224,6 +266,10 @@ static void rest(struct uffdwp_snapshot *s)
 {
 	bool sweeping = atomic_load_explicit(&s->unsaved, memory_order_relaxed);
 
+	if (s->back_until && !s->emptying) {
+		uffdwp__snapshot_nap(s, BACK_NS / 1000);
+		return;
+	}
 	/*
 	 * What sweeps waits for staging, for its pace, or for a page that somebody else has for a
 	 * moment.
@@ -294,6 +340,8 @@ static bool drive(struct uffdwp_snapshot *s, uint64_t until, bool patient)
 			more = patient;
 			if (patient)
 				rest(s);
+			else if (s->back_until && !s->emptying)
+				uffdwp__snapshot_nap(s, BACK_NS / 1000);
 			/* Before it is left: a sink may begin only when it is waited for. */
 			else if (s->in_flight)
 				uffdwp__snapshot_wait_sink(s, 1);
@@ -703,7 +751,10 @@ static int seal(struct uffdwp_snapshot *s)
 	if (!err)
 		uffdwp__snapshot_count(s, SNAP_SEALED_NS, instant);
 	widen(s);
-	uffdwp__snapshot_count(s, SNAP_PAUSE_NS, uffdwp__sys_now() - begun);
+	s->back_from = uffdwp__sys_now();
+	if (s->strategy == UFFDWP_SNAPSHOT_COW)
+		s->back_until = s->back_from + s->pages * BACK_PAGE_NS;
+	uffdwp__snapshot_count(s, SNAP_PAUSE_NS, s->back_from - begun);
 	return err;
 }
 

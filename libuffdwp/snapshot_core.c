@@ -50,6 +50,17 @@ void uffdwp__snapshot_idle(struct uffdwp_snapshot *s, unsigned int us)
 	atomic_store_explicit(&s->idle, 0, memory_order_seq_cst);
 }
 
+void uffdwp__snapshot_nap(struct uffdwp_snapshot *s, unsigned int us)
+{
+	bool stopped = uffdwp__snapshot_stopped(s);
+
+	atomic_store_explicit(&s->idle, 1, memory_order_seq_cst);
+	if (!atomic_load_explicit(&s->nheld, memory_order_seq_cst) &&
+	    stopped == uffdwp__snapshot_stopped(s))
+		sem_wait_us(&s->wake, us);
+	atomic_store_explicit(&s->idle, 0, memory_order_seq_cst);
+}
+
 void uffdwp__snapshot_pace(struct uffdwp_snapshot *s, uint64_t bytes)
 {
 	uint64_t now;

@@ -93,6 +93,8 @@ struct uffdwp_snapshot {
 
 	/* The driver's, under the lock. */
 	uint64_t started, next_sweep;
+	uint64_t back_until, back_from, back_bytes; /* see stands_back() */
+	bool emptying;
 	uint32_t at_part;
 	uint64_t at_page;
 	uint64_t released; /* pages of that part: up to there those that are saved were */
@@ -141,6 +143,9 @@ static inline uint64_t uffdwp__part_bytes(const struct uffdwp__part *p, uint64_t
 void uffdwp__snapshot_kick(struct uffdwp_snapshot *s);
 /* Waits for a kick, at most so long. */
 void uffdwp__snapshot_idle(struct uffdwp_snapshot *s, unsigned int us);
+
+/* The same, also while there is something to hand over; not while somebody is held. */
+void uffdwp__snapshot_nap(struct uffdwp_snapshot *s, unsigned int us);
 
 /* Bytes were saved in the background: when the next may be. */
 void uffdwp__snapshot_pace(struct uffdwp_snapshot *s, uint64_t bytes);

@@ -29,6 +29,7 @@
 /* In units of what protecting one page more costs (some 30 ns), about. */
 #define COPY_COST 14
 #define CALL_COST 23
+#define GAP 256 /* the same while the program runs on other CPUs */
 
 static uint64_t pages_of(const struct uffdwp__part *p, uint64_t bytes)
 {
@@ -51,18 +52,55 @@ static int protect_all(struct uffdwp__part *p)
 	return err;
 }
 
-/* Takes all marks and protects their pages again. */
-static int collect_all(struct uffdwp__part *p)
+/*
+ * Marks go before the pages are protected, which waits for who has one of them: what is written in between is marked
+ * again, or protected.
+ */
+static int rearm(struct uffdwp__part *p, uint64_t first, uint64_t n)
 {
-	struct uffdwp_snapshot *s = p->s;
+	int err;
+
+	uffdwp__layer_unmark(&p->layer, first, n);
+	err = uffdwp__layer_protect(&p->layer, first, n, true);
+	if (err)
+		uffdwp__layer_mark(&p->layer, first, n);
+	return err;
+}
+
+/*
+ * Protects the marked pages of a window again, and those between them where that costs less than one more
+ * call, with the TLB flush that it sends to the writers' CPUs.
+ */
+static int rearm_window(struct uffdwp__part *p, uint64_t at, uint64_t n)
+{
+	const uint64_t *bits = p->s->bits;
+	uint64_t i = 0, run, first = 0, end = 0;
+	int err = 0;
+
+	while (!err && uffdwp__next_run(bits, n, &i, &run)) {
+		if (end && i - end > GAP) {
+			err = rearm(p, at + first, end - first);
+			end = 0;
+		}
+		first = end ? first : i;
+		end = i += run;
+	}
+	return err || !end ? err : rearm(p, at + first, end - first);
+}
+
+static int rearm_all(struct uffdwp__part *p)
+{
 	uint64_t looked = 0;
 	int err = 0;
 
 	for (uint64_t i = 0; !err && i < p->layer.pages; i += looked) {
-		err = uffdwp__snapshot_stopped(s)
+		err = uffdwp__snapshot_stopped(p->s)
 			      ? -ECANCELED
-			      : uffdwp__layer_collect(&p->layer, i, p->layer.pages - i, UINT64_MAX,
-						      true, s->bits, &looked);
+			      : uffdwp__layer_collect(&p->layer, i,
+						      min_u64(p->layer.pages - i, UFFDWP__LOCK_MAX),
+						      UINT64_MAX, false, p->s->bits, &looked);
+		if (!err)
+			err = rearm_window(p, i, looked);
 		uffdwp__snapshot_check(p, err, i, p->layer.pages - i);
 	}
 	return err;
@@ -104,7 +142,7 @@ int uffdwp__cow_arm(struct uffdwp_snapshot *s, bool again)
 		if (bytes <= s->settle || bytes > before / 4 * 3)
 			break;
 		before = bytes;
-		err = for_parts(s, collect_all);
+		err = for_parts(s, rearm_all);
 		uffdwp__snapshot_count(s, SNAP_PASSES, 1);
 	}
 	return err;

@@ -86,6 +86,7 @@ snap-twice|libuffdwp/snapshot_save.c|cow|a fault saves a page that is saved alre
 snap-zero|libuffdwp/staging.c|cow|a page that begins with zeros is taken for one of zeros|s/return !any && !memcmp.*/return !any;/
 snap-noted|libuffdwp/snapshot_cow.c|cow|the seal forgets what was written since arming|s/return err ? err : for_parts(s, seal_part);/(void)seal_part;\n\treturn err;/
 snap-proof|libuffdwp/snapshot_look.c|lost|nobody looks whether a page was discarded before it was copied|s/if (unlikely(!still_protected(p, first, n)))/(void)still_protected;\n\tif (0)/
+snap-rearm|libuffdwp/snapshot_cow.c|cow|pages that were written while it was armed are neither noted nor protected again|s/err = uffdwp__layer_protect(&p->layer, first, n, true);/err = 0;/
 snap-error|libuffdwp/snapshot_sink.c|sinks|errors of writes are forgotten|/^static void finished/,/^}/s/if (unlikely(err))/if (0)/
 snap-held|libuffdwp/snapshot.c|cow|writers that were held for want of staging never go on|s/any |= atomic_load_explicit(&s->nheld, memory_order_seq_cst) .*/(void)0;/
 snap-last|libuffdwp/snapshot_precopy.c|precopy|the seal does not copy what was written last|s/err = armed ? copy_written(p, true, &bytes)/err = armed ? 0/

@@ -32,14 +32,14 @@ static void save_range(struct uffdwp__part *p, uint64_t first, uint64_t end)
 
 /*
  * Anonymous memory proves itself: what is copied after the discard is found unprotected. So here
- * what can be saved in time is, and nothing is decided. Of file memory a page that is not saved by
+ * what can be saved in time is, and nothing is decided. Of file memory, and where the kernel does not tell, a page that is not saved by
  * now may be gone, and nothing will tell.
  */
 static void discarded(struct uffdwp__part *p, uint64_t first, uint64_t end)
 {
 	uint64_t i;
 
-	if (p->anonymous) {
+	if (uffdwp__snapshot_proves(p)) {
 		save_range(p, first, end);
 		return;
 	}

@@ -6,7 +6,7 @@
  *
  * A discard of anonymous memory takes the protection with the content, and it does not come back
  * while the page is BUSY. PAGEMAP_SCAN (Linux 6.7) tells of a range of pages in one call, bit 57 of
- * /proc/PID/pagemap (5.13) page by page. File memory keeps its protection when its content is
+ * /proc/PID/pagemap (5.14) page by page. File memory keeps its protection when its content is
  * removed: there only the events tell, which are read before the content goes. So what was copied
  * is good if every event that was read by then has been carried out: its own would have found the
  * page not saved.
@@ -127,11 +127,16 @@ static bool still_protected(const struct uffdwp__part *p, uint64_t first, uint64
 	return !p->s->has_wp_bit || entries_protected(p, addr, len);
 }
 
+bool uffdwp__snapshot_proves(const struct uffdwp__part *p)
+{
+	return p->anonymous && p->layer.pagemap >= 0 && (p->s->can_scan || p->s->has_wp_bit);
+}
+
 enum uffdwp__saved uffdwp__snapshot_prove(struct uffdwp__part *p, uint64_t first, uint64_t n)
 {
 	if (unlikely(!still_protected(p, first, n)))
 		return UFFDWP__LOST;
-	if (!p->anonymous && p->s->h->features & UFFDWP_FEATURE_EVENT_REMOVE &&
+	if (!uffdwp__snapshot_proves(p) && p->s->h->features & UFFDWP_FEATURE_EVENT_REMOVE &&
 	    unlikely(!uffdwp__events_settled(p->s->h)))
 		return UFFDWP__UNSURE;
 	return UFFDWP__SAVED;

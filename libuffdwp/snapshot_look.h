@@ -15,6 +15,9 @@ enum uffdwp__saved {
 /* What the pagemap can tell. */
 void uffdwp__snapshot_learn(struct uffdwp_snapshot *s);
 
+/* Whether page tables tell that a page was not discarded: of anonymous memory, since Linux 5.14. */
+bool uffdwp__snapshot_proves(const struct uffdwp__part *p);
+
 /* Of BUSY pages that were protected, after they were copied: SAVED, UNSURE, LOST. */
 enum uffdwp__saved uffdwp__snapshot_prove(struct uffdwp__part *p, uint64_t first, uint64_t n);
 

@@ -102,7 +102,7 @@ squeeze() {
 	for _ in 1 2 3 4 5 6 7 8; do
 		[ $rc = 137 ] || break
 		printf 'pressure: %s: killed for want of memory in %d MiB\n' "$name" "$mib"
-		mib=$((mib + 1))
+		mib=$((mib + mib / 64 + 1))
 		run_in $mib "$@"
 	done
 	if [ $rc = 0 ] && [ $n -gt 0 ]; then
@@ -121,10 +121,10 @@ squeeze 'bounce of 48 MiB, protected' 80 "$stress" bounce --mem=anon --size=48M 
 squeeze 'shmem bounce of 48 MiB, protected' 80 "$stress" bounce --mem=shmem --size=48M --modes=random,poll+racing \
 	--duration="$seconds" --no-progress
 # Some of it is locked, and a child copies it.
-squeeze 'tracking of 24 MiB' 64 "$stress" track --mem=anon --size=24M --duration="$seconds" --no-progress
+squeeze 'tracking of 24 MiB' 52 "$stress" track --mem=anon --size=24M --duration="$seconds" --no-progress
 squeeze 'snapshots of 160 MiB' 144 "$BUILD/tests/torture/load" --only=snapshots --size=160 --seconds="$seconds"
 # 64 writers that swap take their time for a round of 160 MiB.
-[ $seconds -lt 10 ] || squeeze '10,000 regions of 160 MiB' 128 "$BUILD/tests/torture/load" --only=regions \
+[ $seconds -lt 10 ] || squeeze '10,000 regions of 160 MiB' 144 "$BUILD/tests/torture/load" --only=regions \
 	--seconds="$seconds"
 
 echo "pressure: $total pages swapped out or in"

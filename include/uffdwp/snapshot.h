@@ -28,7 +28,7 @@
  *
  * Caveats: those of uffdwp.h. A discard through uffdwp_discard() saves first. Another one cancels
  * the snapshot where it may have destroyed a page not saved yet, if it can be seen: of private
- * memory without a file always (Linux 5.13), of other memory by MADV_REMOVE and MADV_DONTNEED with
+ * memory without a file always (Linux 5.14), of other memory by MADV_REMOVE and MADV_DONTNEED with
  * UFFDWP_FEATURE_EVENT_REMOVE; a hole punched, or a truncation, through the file can not be seen.
  * In regions with UFFDWP_MODE_MISSING or _MINOR discard by uffdwp_discard() alone during a snapshot:
  * another discard can leave a page missing that is being saved, which makes the handle fail.

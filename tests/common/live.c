@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,6 +44,17 @@ _Noreturn void live_fail(const char *file, int line, const char *fmt, ...)
 	funlockfile(stderr);
 	va_end(ap);
 	_exit(1);
+}
+
+/* Where it is not to be seen, a discard past the library is not either. */
+void live_needs_wp_bit(void)
+{
+	unsigned int major = 0, minor = 0;
+	struct utsname u;
+
+	CHECK(!uname(&u) && sscanf(u.release, "%u.%u", &major, &minor) == 2);
+	if (major < 5 || (major == 5 && minor < 14))
+		live_skip("pagemap does not show protection before Linux 5.14");
 }
 
 _Noreturn void live_skip(const char *fmt, ...)

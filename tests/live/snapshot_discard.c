@@ -139,6 +139,7 @@ static void lost(struct live *t, int mode, int how, bool touch)
 
 static void lost_anon(struct live *t)
 {
+	live_needs_wp_bit();
 	lost(t, SNAP_COW_THREADS, MADV_DONTNEED, false);
 	lost(t, SNAP_COW_THREADS, MADV_DONTNEED, true);
 	lost(t, SNAP_COW_SIGBUS, MADV_DONTNEED, true);
@@ -150,6 +151,7 @@ static void lost_all(struct live *t)
 {
 	struct snap c;
 
+	live_needs_wp_bit();
 	begin(&c, t, SNAP_COW_THREADS, 0);
 	snap_hold(&c);
 	discard(t, 0, t->pages, MADV_DONTNEED);
@@ -239,6 +241,7 @@ static void before_cow(struct live *t)
 {
 	struct snap c;
 
+	live_needs_wp_bit();
 	begin(&c, t, SNAP_COW_THREADS, 0);
 	discard(t, 3, 2, MADV_DONTNEED);
 	CHECK_EQ(snap_seal(&c), 0);

@@ -110,11 +110,13 @@ static void run(struct live *t, int mode, uint64_t features, bool coordinated)
 
 static void cow_blind(struct live *t)
 {
+	live_needs_wp_bit();
 	run(t, SNAP_COW_THREADS, 0, false);
 }
 
 static void cow_sigbus(struct live *t)
 {
+	live_needs_wp_bit();
 	run(t, SNAP_COW_SIGBUS, 0, false);
 }
 

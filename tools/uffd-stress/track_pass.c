@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #define RANGES_MAX 64
@@ -332,17 +331,6 @@ static void check_lost(struct trial *t, size_t i)
 		verdict_fail(&t->v, "unit %zu: lost: a peek had reported it", i);
 }
 
-/* Linux 5.14. */
-static bool pagemap_shows_wp(void)
-{
-	unsigned int major = 0, minor = 0;
-	struct utsname u;
-
-	if (uname(&u) || sscanf(u.release, "%u.%u", &major, &minor) != 2)
-		return false;
-	return major > 5 || (major == 5 && minor >= 14);
-}
-
 /*
  * Disturbances have their own books. A discard of file memory that was an event leaves doubts for
  * ever: when such a page is not there, nobody can tell whether its content changed.
@@ -351,7 +339,7 @@ static bool is_blurred(const struct trial *t, const struct unit *u, uint64_t sti
 {
 	bool anonymous = t->plan.kind == MEM_ANON || t->plan.kind == MEM_THP;
 	/* Without that a tracker can not tell whether a discard is over. */
-	bool provable = anonymous && pagemap_shows_wp();
+	bool provable = anonymous && kernel_shows_wp();
 
 	if (t->plan.events && !provable ? stirred : stirred != u->calm[1])
 		return true;

@@ -124,7 +124,7 @@ squeeze 'shmem bounce of 48 MiB, protected' 80 "$stress" bounce --mem=shmem --si
 squeeze 'tracking of 24 MiB' 52 "$stress" track --mem=anon --size=24M --duration="$seconds" --no-progress
 squeeze 'snapshots of 160 MiB' 144 "$BUILD/tests/torture/load" --only=snapshots --size=160 --seconds="$seconds"
 # 64 writers that swap take their time for a round of 160 MiB.
-[ $seconds -lt 10 ] || squeeze '10,000 regions of 160 MiB' 144 "$BUILD/tests/torture/load" --only=regions \
+[ $seconds -lt 10 ] || squeeze '10,000 regions of 160 MiB' 192 "$BUILD/tests/torture/load" --only=regions \
 	--seconds="$seconds"
 
 echo "pressure: $total pages swapped out or in"

@@ -238,6 +238,14 @@ static bool may_wait(struct uffdwp_snapshot *s)
 	return !s->emptying;
 }
 
+/* Nothing but time makes it go on. */
+static bool waits_for_faults(struct uffdwp_snapshot *s)
+{
+	/* seq_cst: pairs with hold(). */
+	return s->back_until && !s->emptying &&
+	       !atomic_load_explicit(&s->nheld, memory_order_seq_cst);
+}
+
 /* Does what there is to do now. False: nothing. */
 static bool drive_once(struct uffdwp_snapshot *s)
 {
@@ -245,8 +253,7 @@ static bool drive_once(struct uffdwp_snapshot *s)
 	bool any, back = stands_back(s);
 
 	tell_sealed(s);
-	/* seq_cst: pairs with hold(). */
-	if (back && may_wait(s) && !atomic_load_explicit(&s->nheld, memory_order_seq_cst))
+	if (back && may_wait(s) && waits_for_faults(s))
 		return false;
 	if (s->sink.wait && s->in_flight)
 		err = s->sink.wait(s->sink.ctx, 0);
@@ -266,7 +273,7 @@ static void rest(struct uffdwp_snapshot *s)
 {
 	bool sweeping = atomic_load_explicit(&s->unsaved, memory_order_relaxed);
 
-	if (s->back_until && !s->emptying) {
+	if (waits_for_faults(s)) {
 		uffdwp__snapshot_nap(s, BACK_NS / 1000);
 		return;
 	}
@@ -340,7 +347,7 @@ static bool drive(struct uffdwp_snapshot *s, uint64_t until, bool patient)
 			more = patient;
 			if (patient)
 				rest(s);
-			else if (s->back_until && !s->emptying)
+			else if (waits_for_faults(s))
 				uffdwp__snapshot_nap(s, BACK_NS / 1000);
 			/* Before it is left: a sink may begin only when it is waited for. */
 			else if (s->in_flight)

@@ -18,7 +18,6 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,11 +48,7 @@ _Noreturn void live_fail(const char *file, int line, const char *fmt, ...)
 /* Where it is not to be seen, a discard past the library is not either. */
 void live_needs_wp_bit(void)
 {
-	unsigned int major = 0, minor = 0;
-	struct utsname u;
-
-	CHECK(!uname(&u) && sscanf(u.release, "%u.%u", &major, &minor) == 2);
-	if (major < 5 || (major == 5 && minor < 14))
+	if (!mem_shows_wp())
 		live_skip("pagemap does not show protection before Linux 5.14");
 }
 
@@ -282,7 +277,7 @@ void live_sleeper(struct live_sleeper *s, void *(*fn)(void *), void *arg)
 	}
 }
 
-int live_count(const char *dir)
+static int count(const char *dir, bool (*leave_out)(const char *name))
 {
 	DIR *d = opendir(dir);
 	struct dirent *e;
@@ -291,9 +286,14 @@ int live_count(const char *dir)
 	if (!d)
 		return -1;
 	while ((e = readdir(d)))
-		n += e->d_name[0] != '.';
+		n += e->d_name[0] != '.' && !(leave_out && leave_out(e->d_name));
 	closedir(d);
 	return n;
+}
+
+int live_count(const char *dir)
+{
+	return count(dir, NULL);
 }
 
 /* The kernel keeps its own for io_uring for some seconds after the ring is gone. */
@@ -311,28 +311,14 @@ static bool is_kernels(const char *tid)
 	return !strncmp(name, "iou-", 4);
 }
 
-static int count_threads(void)
-{
-	DIR *d = opendir("/proc/self/task");
-	struct dirent *e;
-	int n = 0;
-
-	if (!d)
-		return -1;
-	while ((e = readdir(d)))
-		n += e->d_name[0] != '.' && !is_kernels(e->d_name);
-	closedir(d);
-	return n;
-}
-
 /* A joined thread may stay visible for a moment, until the kernel has taken it apart. */
 int live_count_threads(int want)
 {
-	int n = count_threads();
+	int n = count("/proc/self/task", is_kernels);
 
 	for (int i = 0; want && n > want && i < 1000; i++) {
 		live_msleep(1);
-		n = count_threads();
+		n = count("/proc/self/task", is_kernels);
 	}
 	return n;
 }

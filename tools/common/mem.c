@@ -22,6 +22,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -108,6 +109,16 @@ uint64_t mem_missing_features(enum mem_kind kind)
 	if (is_anon(kind))
 		return 0;
 	return is_hugetlb(kind) ? UFFDWP_FEATURE_MISSING_HUGETLBFS : UFFDWP_FEATURE_MISSING_SHMEM;
+}
+
+bool mem_shows_wp(void)
+{
+	unsigned int major = 0, minor = 0;
+	struct utsname u;
+
+	if (uname(&u) || sscanf(u.release, "%u.%u", &major, &minor) != 2)
+		return false;
+	return major > 5 || (major == 5 && minor >= 14);
 }
 
 /* ---- Mapping ---- */

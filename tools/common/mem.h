@@ -42,6 +42,9 @@ unsigned int mem_parse(const char *list);
 uint64_t mem_wp_features(enum mem_kind kind);
 uint64_t mem_missing_features(enum mem_kind kind);
 
+/* Whether the pagemap shows protection: Linux 5.14. */
+bool mem_shows_wp(void);
+
 /*
  * Maps size bytes. 0 or -errno; -ENOMEM for hugetlb means that no hugepages are free, see
  * mem_hugepages_reserve(). Nothing is populated.

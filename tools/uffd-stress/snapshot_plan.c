@@ -77,7 +77,7 @@ static bool sees_dontneed(const struct plan *p)
 	for (i = 0; i < p->areas; i++)
 		anonymous = anonymous && (p->kinds[i] == MEM_ANON || p->kinds[i] == MEM_THP);
 	/* Else nobody can tell what of memory a discard has met, but by its event. */
-	anonymous = anonymous && kernel_shows_wp();
+	anonymous = anonymous && mem_shows_wp();
 	if (p->removes)
 		return true;
 	return anonymous && (!p->track || ways[p->way].async);

@@ -125,9 +125,6 @@ void watchdog_report(pid_t pid);
 
 /* ---- Small helpers: util.c ---- */
 
-/* Whether the pagemap shows protection: Linux 5.14. */
-bool kernel_shows_wp(void);
-
 /* Deterministic numbers; give each thread its own state. */
 struct rng {
 	uint64_t s;

@@ -339,7 +339,7 @@ static bool is_blurred(const struct trial *t, const struct unit *u, uint64_t sti
 {
 	bool anonymous = t->plan.kind == MEM_ANON || t->plan.kind == MEM_THP;
 	/* Without that a tracker can not tell whether a discard is over. */
-	bool provable = anonymous && kernel_shows_wp();
+	bool provable = anonymous && mem_shows_wp();
 
 	if (t->plan.events && !provable ? stirred : stirred != u->calm[1])
 		return true;

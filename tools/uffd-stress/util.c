@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/utsname.h>
 #include <time.h>
 
 static uint64_t mix(uint64_t x)
@@ -140,14 +139,4 @@ int area_empty(struct mem *m)
 		return EXIT_PASS;
 	mem_unmap(m);
 	return area_map(m, kind, size);
-}
-
-bool kernel_shows_wp(void)
-{
-	unsigned int major = 0, minor = 0;
-	struct utsname u;
-
-	if (uname(&u) || sscanf(u.release, "%u.%u", &major, &minor) != 2)
-		return false;
-	return major > 5 || (major == 5 && minor >= 14);
 }

@@ -549,13 +549,13 @@ static bool is_plain(const struct uffdwp__layer *l, uint64_t first, uint64_t end
 	       !has_marks(l, first, end);
 }
 
-/* Ranges of addresses into pages. */
+/* Ranges of addresses into pages, also those that they meet in part. */
 static void to_pages(struct uffdwp__page_region *v, int n, const struct uffdwp_region *r,
 		     uint64_t first, uint64_t addr)
 {
 	for (int i = 0; i < n; i++) {
 		v[i].start = first + ((v[i].start - addr) >> r->shift);
-		v[i].end = first + ((v[i].end - addr) >> r->shift);
+		v[i].end = first + ((v[i].end - addr + r->page_size - 1) >> r->shift);
 	}
 }
 
@@ -614,10 +614,7 @@ static int scan_absent(struct uffdwp__layer *l, uint64_t first, uint64_t end,
 	/* In whole pages, and on in any case: what is not mapped any more is not there to protect. */
 	walked = n < 0 ? 0 : (a.walk_end - addr) >> r->shift;
 	*next = first + max_u64(walked, 1);
-	for (int i = 0; i < n; i++) {
-		v[i].start = first + ((v[i].start - addr) >> r->shift);
-		v[i].end = first + ((v[i].end - addr + r->page_size - 1) >> r->shift);
-	}
+	to_pages(v, n, r, first, addr);
 	uffdwp__leave(r->h, phase);
 	return n;
 }

@@ -167,12 +167,17 @@ static bool serve_once(struct worker *w)
 	return n > 0;
 }
 
+/* The leader posts if it has taken the mark; a scout that has taken it back gets no post. */
+static bool take_mark(struct uffdwp__pool *p)
+{
+	return atomic_exchange_explicit(&p->scout_rests, false, memory_order_seq_cst);
+}
+
 /* seq_cst: one of leader and scout sees what the other has set. */
 static void set_busy(struct uffdwp__pool *p)
 {
 	atomic_store_explicit(&p->busy, true, memory_order_seq_cst);
-	if (unlikely(atomic_load_explicit(&p->scout_rests, memory_order_seq_cst)) &&
-	    atomic_exchange_explicit(&p->scout_rests, false, memory_order_seq_cst))
+	if (unlikely(atomic_load_explicit(&p->scout_rests, memory_order_seq_cst)) && take_mark(p))
 		sem_post(&p->begun);
 }
 
@@ -214,12 +219,6 @@ static uint64_t leader_reads(const struct worker *w)
 	return uffdwp__counted(&w->pool->w[0].stats, COUNT_READS);
 }
 
-/* Who takes the mark back gets no post; who finds it gone has got one. */
-static bool take_back(struct uffdwp__pool *p)
-{
-	return atomic_exchange_explicit(&p->scout_rests, false, memory_order_seq_cst);
-}
-
 /* Until the leader begins. False: it has not for a while. It stays busy when it has ended. */
 static bool rest(struct uffdwp__pool *p)
 {
@@ -230,7 +229,7 @@ static bool rest(struct uffdwp__pool *p)
 	atomic_store_explicit(&p->scout_rests, true, memory_order_seq_cst);
 	if (!atomic_load_explicit(&p->busy, memory_order_seq_cst) && !sem_timedwait(&p->begun, &t))
 		return true;
-	if (take_back(p))
+	if (take_mark(p))
 		return atomic_load_explicit(&p->busy, memory_order_relaxed);
 	while (sem_wait(&p->begun))
 		;

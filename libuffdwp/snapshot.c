@@ -216,26 +216,27 @@ static bool stands_back(struct uffdwp_snapshot *s)
 	if (likely(!s->back_until))
 		return false;
 	now = uffdwp__sys_now();
-	bytes = counted(s, SNAP_BY_FAULT);
-	if (now < s->back_until && now - s->back_from < BACK_NS)
-		return true;
-	if (now < s->back_until &&
-	    (bytes - s->back_bytes) / s->largest * BACK_NS >= BACK_PAGES * (now - s->back_from)) {
-		s->back_from = now;
-		s->back_bytes = bytes;
-		return true;
+	if (now >= s->back_until) {
+		s->back_until = 0;
+		return false;
 	}
-	s->back_until = 0;
-	return false;
+	if (now - s->back_from < BACK_NS)
+		return true;
+	bytes = counted(s, SNAP_BY_FAULT);
+	if ((bytes - s->back_bytes) / s->largest * BACK_NS < BACK_PAGES * (now - s->back_from))
+		s->back_until = 0;
+	s->back_from = now;
+	s->back_bytes = bytes;
+	return s->back_until;
 }
 
-static bool may_wait(struct uffdwp_snapshot *s)
+/* Once staging is nearly full it is emptied, and not a little. */
+static void look_at_staging(struct uffdwp_snapshot *s)
 {
 	uint32_t nfree = atomic_load_explicit(&s->staging.nfree, memory_order_relaxed);
 	uint32_t chunks = s->staging.chunks;
 
 	s->emptying = nfree < (s->emptying ? chunks - chunks / 4 : chunks / 8 + 2);
-	return !s->emptying;
 }
 
 /* Nothing but time makes it go on. */
@@ -253,7 +254,9 @@ static bool drive_once(struct uffdwp_snapshot *s)
 	bool any, back = stands_back(s);
 
 	tell_sealed(s);
-	if (back && may_wait(s) && waits_for_faults(s))
+	if (back)
+		look_at_staging(s);
+	if (waits_for_faults(s))
 		return false;
 	if (s->sink.wait && s->in_flight)
 		err = s->sink.wait(s->sink.ctx, 0);

@@ -99,7 +99,7 @@ static int begin_noting(struct uffdwp__part *p, uint64_t first, uint64_t n)
 	for (uint64_t i = 0; !err && i < n; i += looked)
 		err = uffdwp__layer_collect(&p->layer, first + i, n - i, UINT64_MAX, true,
 					    p->s->bits, &looked);
-	return err ? err : uffdwp__layer_cover(&p->layer, first, n);
+	return err;
 }
 
 static int copy_populated(struct uffdwp__part *p, uint64_t first, uint64_t n)
@@ -128,8 +128,9 @@ static int first_pass(struct uffdwp__part *p)
 {
 	struct uffdwp_snapshot *s = p->s;
 	uint64_t step = s->staging.per_chunk / p->page_units, n;
-	int err = 0;
+	int err = s->async ? uffdwp__layer_cover(&p->layer, 0, p->layer.pages) : 0;
 
+	uffdwp__snapshot_check(p, err, 0, p->layer.pages);
 	for (uint64_t i = 0; !err && i < p->layer.pages; i += n) {
 		n = min_u64(step, p->layer.pages - i);
 		if (uffdwp__snapshot_stopped(s))

@@ -434,27 +434,36 @@ UFFDWP_PUBLIC int uffdwp_release(struct uffdwp_region *r, uint64_t addr, uint64_
 	return err;
 }
 
+/* Not a reader during the discard: its event may wait for who waits for readers. */
+static void mark(struct uffdwp_region *r, uint64_t first, uint64_t n)
+{
+	unsigned int phase = uffdwp__enter(r->h);
+
+	uffdwp__layers_mark(r, first, n);
+	uffdwp__leave(r->h, phase);
+}
+
 /*
  * With async protection nobody holds the pages. Those of hugetlb that are not there count neither as
  * written nor as protected, and a read would make them written: protect them. What was written before
- * that is in the marks that follow.
+ * that is in the marks, which nobody looks at in between.
  */
-static int protect_holes(struct uffdwp_region *r, uint64_t addr, uint64_t len)
+static int protect_holes(struct uffdwp_region *r, uint64_t first, uint64_t n)
 {
-	uint64_t done = 0;
+	uint64_t end = first + n, done = 0;
+	int err = 0;
 
 	if (r->pages.n || r->kernel_page == uffdwp__sys_page_size())
 		return 0;
-	return uffdwp__writeprotect(r->h, addr, len, r->kernel_page, true, &done);
-}
-
-/* Not a reader during the discard: its event may wait for who waits for readers. */
-static void mark(const struct uffdwp__piece *p)
-{
-	unsigned int phase = uffdwp__enter(p->r->h);
-
-	uffdwp__layers_mark(p->r, p->first, p->n);
-	uffdwp__leave(p->r->h, phase);
+	for (uint64_t i = first; !err && i < end; i += n) {
+		n = min_u64(end, (i / UFFDWP__COLLECT_MAX + 1) * UFFDWP__COLLECT_MAX) - i;
+		pthread_mutex_lock(uffdwp__stripe(r, i));
+		err = uffdwp__writeprotect(r->h, uffdwp__addr_of(r, i), n << r->shift,
+					   r->kernel_page, true, &done);
+		mark(r, i, n);
+		pthread_mutex_unlock(uffdwp__stripe(r, i));
+	}
+	return err;
 }
 
 /*
@@ -472,11 +481,11 @@ static bool discard_piece(struct uffdwp__piece *p, bool remove, int *err)
 		return false;
 	}
 	/* What the kernel's books say of the pages may go with them: see protect_holes(). */
-	mark(p);
+	mark(r, p->first, p->n);
 	*err = uffdwp__sys_discard((void *)(uintptr_t)p->addr, p->len, remove);
+	mark(r, p->first, p->n);
 	if (!*err && uffdwp__layered(r))
-		*err = protect_holes(r, p->addr, p->len);
-	mark(p);
+		*err = protect_holes(r, p->first, p->n);
 	uffdwp__piece_unlock(p, 0, p->n, UFFDWP__FREE);
 	return true;
 }

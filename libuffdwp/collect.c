@@ -184,9 +184,14 @@ void uffdwp__layer_set_run(struct uffdwp__layer *l, uint32_t run)
 	pthread_mutex_unlock(&l->r->h->lock);
 }
 
-bool uffdwp__layer_shared(const struct uffdwp__layer *l)
+static struct uffdwp__layer *other_layer(const struct uffdwp__layer *l)
 {
 	return uffdwp__layer(l->r, l->who == UFFDWP__TRACK ? UFFDWP__SNAPSHOT : UFFDWP__TRACK);
+}
+
+bool uffdwp__layer_shared(const struct uffdwp__layer *l)
+{
+	return other_layer(l);
 }
 
 /* ---- Parts: what of a region is there ---- */
@@ -210,26 +215,6 @@ static bool next_part(const struct uffdwp_region *r, uint64_t i, uint64_t *first
 	}
 	uffdwp__leave(r->h, phase);
 	return *first != UINT64_MAX;
-}
-
-int uffdwp__layer_protect(struct uffdwp__layer *l, uint64_t first, uint64_t n, bool on)
-{
-	struct uffdwp_region *r = l->r;
-	uint64_t end = first + n, stop;
-	int err = 0;
-
-	for (uint64_t i = first; !err && i < end && next_part(r, i, &i, &stop) && i < end;) {
-		uint64_t done, k = min_u64(stop, end) - i;
-
-		err = uffdwp__protect_range(r, uffdwp__addr_of(r, i), k << r->shift, on, &done);
-		i += done >> r->shift;
-		/* Unmapped with no event to tell: nothing is there to protect. */
-		if (err == -ENOENT || err == -EBUSY) {
-			i += err == -ENOENT || !on;
-			err = err == -EBUSY && on ? err : 0;
-		}
-	}
-	return err;
 }
 
 /* ---- Bits ---- */
@@ -341,6 +326,67 @@ static bool has_marks(const struct uffdwp__layer *l, uint64_t i, uint64_t end)
 	return false;
 }
 
+/* ---- Protecting ---- */
+
+/*
+ * Pages that are protected again for one layer may have been discarded, with an event, since another one took
+ * them; their protection proves to that one nothing from here on: to it they are written. Which pages, is not
+ * known while an event is read and not carried out.
+ */
+static void doubt(struct uffdwp__layer *l, uint64_t first, uint64_t n)
+{
+	unsigned int phase = uffdwp__enter(l->r->h);
+	struct uffdwp__layer *o = other_layer(l);
+	uint64_t end = first + n, i = first, k;
+
+	if (o && o->suspects && !uffdwp__events_settled(l->r->h)) {
+		uffdwp__layer_mark(o, first, n);
+	} else if (o && o->suspects) {
+		for (; (i = next_mark(o->suspects, i, end)) < end; i += k) {
+			k = mark_run(o->suspects, i, end - i);
+			uffdwp__layer_mark(o, i, k);
+		}
+	}
+	uffdwp__leave(l->r->h, phase);
+}
+
+static int protect_parts(struct uffdwp__layer *l, uint64_t first, uint64_t n, bool on)
+{
+	struct uffdwp_region *r = l->r;
+	uint64_t end = first + n, stop;
+	int err = 0;
+
+	for (uint64_t i = first; !err && i < end && next_part(r, i, &i, &stop) && i < end;) {
+		uint64_t done, k = min_u64(stop, end) - i;
+
+		err = uffdwp__protect_range(r, uffdwp__addr_of(r, i), k << r->shift, on, &done);
+		i += done >> r->shift;
+		/* Unmapped with no event to tell: nothing is there to protect. */
+		if (err == -ENOENT || err == -EBUSY) {
+			i += err == -ENOENT || !on;
+			err = err == -EBUSY && on ? err : 0;
+		}
+	}
+	return err;
+}
+
+/*
+ * In doubt before, for what was discarded before a collect that runs meanwhile, and after, for what was discarded
+ * since then.
+ */
+int uffdwp__layer_protect(struct uffdwp__layer *l, uint64_t first, uint64_t n, bool on)
+{
+	bool tell = on && l->suspects && !is_async(l->r);
+	int err;
+
+	if (tell)
+		doubt(l, first, n);
+	err = protect_parts(l, first, n, on);
+	if (tell)
+		doubt(l, first, n);
+	return err;
+}
+
 /* ---- Suspects ---- */
 
 /* Whether a page that may have been discarded can still not change unseen. */
@@ -385,11 +431,6 @@ static void check_suspects(struct uffdwp__layer *l, uint64_t i, uint64_t end)
 }
 
 /* ---- Collecting without async ---- */
-
-static struct uffdwp__layer *other_layer(const struct uffdwp__layer *l)
-{
-	return uffdwp__layer(l->r, l->who == UFFDWP__TRACK ? UFFDWP__SNAPSHOT : UFFDWP__TRACK);
-}
 
 /* Whether the other layer, if there is one, can do without the proof that pages are still protected. */
 static bool others_keep(const struct uffdwp__layer *l, const struct uffdwp__piece *p)
@@ -520,7 +561,7 @@ static int collect_kernel(struct uffdwp__layer *l, uint64_t first, uint64_t end,
 {
 	struct scan s = { .l = l, .base = base, .bits = bits, .max = max, .take = take };
 	struct uffdwp_region *r = l->r;
-	pthread_mutex_t *stripe = &r->stripe[first / UFFDWP__COLLECT_MAX % UFFDWP__STRIPES];
+	pthread_mutex_t *stripe = uffdwp__stripe(r, first);
 	uint64_t addr = uffdwp__addr_of(r, first), stop = uffdwp__addr_of(r, end);
 	int err = 0;
 
@@ -635,7 +676,7 @@ static void mark_other(const struct uffdwp__layer *l, uint64_t first, uint64_t n
  */
 static int cover(struct uffdwp__layer *l, uint64_t first, uint64_t n)
 {
-	pthread_mutex_t *stripe = &l->r->stripe[first / UFFDWP__COLLECT_MAX % UFFDWP__STRIPES];
+	pthread_mutex_t *stripe = uffdwp__stripe(l->r, first);
 	int err;
 
 	pthread_mutex_lock(stripe);

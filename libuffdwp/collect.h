@@ -6,8 +6,7 @@
 #include "layer.h"
 #include "uapi.h"
 
-/* Most pages that one collect looks at, and the words that have a bit for each. */
-#define UFFDWP__COLLECT_MAX 65536
+/* Words that have a bit for each page that one collect looks at. */
 #define UFFDWP__COLLECT_WORDS (UFFDWP__COLLECT_MAX / 64)
 
 /*

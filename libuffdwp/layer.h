@@ -62,6 +62,13 @@ struct uffdwp__layer {
 };
 
 #define UFFDWP__BLOCK 4096 /* pages */
+#define UFFDWP__COLLECT_MAX \
+	65536 /* most pages that one collect looks at, and that have a stripe in common */
+
+static inline pthread_mutex_t *uffdwp__stripe(struct uffdwp_region *r, uint64_t page)
+{
+	return &r->stripe[page / UFFDWP__COLLECT_MAX % UFFDWP__STRIPES];
+}
 
 /* In a reader section: delivers BUSY pages to all layers, and marks them. 0 or UFFDWP_LATER. */
 int uffdwp__layers_write(struct uffdwp_region *r, uint64_t first, uint64_t n,

@@ -40,6 +40,7 @@ ends="tests/live/snapshot_end handle_fails tracked_racing_cow"
 cow="snapshot --mem=anon --strategy=cow --size=1M --bounces=60 --watchdog=6"
 precopy="snapshot --mem=anon --strategy=precopy --size=1M --bounces=60 --watchdog=6"
 spared="tests/live/track_snapshot COW_THREADS/discarded"
+announced="tests/live/track_snapshot announced"
 holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --watchdog=8"
 
 # name | file | command | what is wrong | sed program
@@ -72,7 +73,7 @@ mark-after|libuffdwp/collect.c|marks|marks are cleared when their pages are give
 mark-left-out|libuffdwp/layer.c|marks|a write in some hundred is not marked|/^int uffdwp__layers_write/,/^}/s/^\tuffdwp__layers_mark(r, first, n);/\tstatic _Atomic unsigned int marked;\n\n\tif (++marked % 300)\n\t\tuffdwp__layers_mark(r, first, n);/
 not-given-out|libuffdwp/track.c|async|what does not fit into the answer is forgotten|s/p->take && (i = next_bit/0 \&\& (i = next_bit/
 resume|libuffdwp/track.c|async|going on leaves out a page|s/q->resume = 1 + before + next;/q->resume = 2 + before + next;/
-discard-mark|libuffdwp/call.c|holes|discards are not marked|/^static bool discard_piece/,/^}/s/^\tmark(p);//
+discard-mark|libuffdwp/call.c|holes|discards are not marked|/^static bool discard_piece/,/^}/s/^\tmark(r, p->first, p->n);//
 hugetlb-hole|libuffdwp/call.c|discards|discarded hugepages are not protected|/^static bool discard_piece/,/^}/s/if (!\*err && uffdwp__layered(r))/if (0)/
 layer-given|libuffdwp/collect.c|both|what one layer takes from the kernel the other is not given|s/if (s->take && other_layer(s->l))/if (0)/
 granule-late|libuffdwp/fault.c|marks|the rest of a granule is released after its writer|s/^\t\tif (unlikely(granule > 1))/\t\tuffdwp__deliver(r, page, *n, \&f, s->st);\n&/; s/^\t\tuffdwp__deliver(r, page, \*n, &f, s->st);//
@@ -92,6 +93,7 @@ snap-held|libuffdwp/snapshot.c|cow|writers that were held for want of staging ne
 snap-last|libuffdwp/snapshot_precopy.c|precopy|the seal does not copy what was written last|s/err = armed ? copy_written(p, true, &bytes)/err = armed ? 0/
 snap-rewrite|libuffdwp/snapshot_precopy.c|precopy|a page is written again before the older write is done|/^static int pass(/,/^}/s/uffdwp__snapshot_drain(s);//
 snap-spared|libuffdwp/collect.c|spared|collecting hides from a snapshot that pages were discarded|s/if (unlikely(!others_keep(l, &p)))/(void)others_keep;\n\tif (0)/
+protected-again|libuffdwp/collect.c|announced|protecting for one layer hides discards from the other|s/if (tell)/if (0)/
 peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\tif (s->take)$/\tif (1)/
 no-hold|libuffdwp/snapshot_save.c|sinks|who finds staging full is not held|s/^\t\thold(p, first, n);/\t\treturn 0;/
 handle-error|libuffdwp/snapshot_cow.c|ends|the error of the handle is not the verdict|s/err ? UFFDWP_SNAPSHOT_FAILED : UFFDWP_SNAPSHOT_CANCELLED,/UFFDWP_SNAPSHOT_CANCELLED,/
@@ -138,6 +140,7 @@ command_of() {
 	sinks) echo "$sinks" ;;
 	ends) echo "$ends" ;;
 	spared) echo "$spared" ;;
+	announced) echo "$announced" ;;
 	cow) echo "$cow" ;;
 	precopy) echo "$precopy" ;;
 	*) bad "no command $1" ;;

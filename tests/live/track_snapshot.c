@@ -6,6 +6,8 @@
  */
 #include "../common/snap.h"
 
+#include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <uffdwp/track.h>
@@ -51,14 +53,19 @@ static void write_every(struct live *t, size_t step)
 		live_store(t->mem.addr + i * t->page, i + step);
 }
 
-static void start(struct both *b, struct live *t, int mode)
+static void start_with(struct both *b, struct live *t, int mode, uint64_t features)
 {
 	memset(b, 0, sizeof(*b));
 	b->dirty = calloc(1, t->pages);
 	CHECK(b->dirty);
 	live_fill(t->mem.addr, t->mem.size, t->seed);
-	snap_open(&b->c, t, mode, 0);
+	snap_open(&b->c, t, mode, features);
 	CHECK_EQ(uffdwp_track_start(&b->track, &b->c.r, 1, NULL), 0);
+}
+
+static void start(struct both *b, struct live *t, int mode)
+{
+	start_with(b, t, mode, 0);
 }
 
 static void finish(struct both *b)
@@ -156,6 +163,100 @@ static void discarded(struct live *t, int mode)
 	finish(&b);
 }
 
+/*
+ * A discard whose event was read can be held up before the content goes: its thread waits for the address space,
+ * which another one has all the time, and once it gets that, for its CPU, which is the test's own.
+ */
+struct hold_up {
+	pthread_t thread;
+	_Atomic int stop;
+};
+
+static void *keep_busy(void *arg)
+{
+	struct hold_up *u = arg;
+	size_t size = 64 << 20;
+	char *m = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	CHECK(m != MAP_FAILED);
+	for (int i = 0; !atomic_load(&u->stop); i++)
+		CHECK_EQ(mprotect(m, size, i % 2 ? PROT_READ | PROT_WRITE : PROT_READ), 0);
+	munmap(m, size);
+	return NULL;
+}
+
+static void *discard_idly(void *arg)
+{
+	struct live *t = arg;
+	struct sched_param none = { 0 };
+
+	CHECK_EQ(pthread_setschedparam(pthread_self(), SCHED_IDLE, &none), 0);
+	CHECK_EQ(madvise(t->mem.addr, t->page, MADV_DONTNEED), 0);
+	return NULL;
+}
+
+/* Its event is read, and the page collected, before the content goes. False: it went first. */
+static bool discard_after_collect(struct both *b)
+{
+	struct live *t = b->c.t;
+	struct pollfd p = { .fd = uffdwp_fd(b->c.h), .events = POLLIN };
+	pthread_t thread;
+	bool late;
+
+	live_serve(&b->c.server, b->c.h);
+	live_store(t->mem.addr, t->seed | 1);
+	live_serve_stop(&b->c.server);
+	CHECK_EQ(pthread_create(&thread, NULL, discard_idly, t), 0);
+	CHECK_EQ(poll(&p, 1, -1), 1);
+	while (uffdwp_dispatch(b->c.h) > 0)
+		;
+	collect(b);
+	late = live_load(t->mem.addr);
+	CHECK_EQ(pthread_join(thread, NULL), 0);
+	return late;
+}
+
+static void hold_up_discard(struct both *b)
+{
+	struct sched_param first = { .sched_priority = 1 }, none = { 0 };
+	struct hold_up u = { 0 };
+	cpu_set_t before, one;
+	int tries = 0;
+
+	CHECK_EQ(pthread_create(&u.thread, NULL, keep_busy, &u), 0);
+	CHECK_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	CHECK_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+	CHECK_EQ(pthread_setschedparam(pthread_self(), SCHED_FIFO, &first), 0);
+	do
+		CHECK(tries++ < 1000);
+	while (!discard_after_collect(b));
+	CHECK_EQ(pthread_setschedparam(pthread_self(), SCHED_OTHER, &none), 0);
+	CHECK_EQ(sched_setaffinity(0, sizeof(before), &before), 0);
+	atomic_store(&u.stop, 1);
+	CHECK_EQ(pthread_join(u.thread, NULL), 0);
+}
+
+/* That a page is protected again, by the snapshot, must not hide from the tracker that it was discarded. */
+static void announced(struct live *t)
+{
+	struct uffdwp_snapshot_opts o = { .by_caller = 1 };
+	struct both b;
+
+	start_with(&b, t, SNAP_COW_CALLER, UFFDWP_FEATURE_EVENT_REMOVE);
+	live_serve_stop(&b.c.server);
+	hold_up_discard(&b);
+	snap_new(&b.c, &o);
+	CHECK_EQ(uffdwp_snapshot_arm(b.c.s), 0);
+	memset(b.dirty, 0, t->pages);
+	collect(&b);
+	CHECK(b.dirty[0]);
+	CHECK_EQ(uffdwp_snapshot_cancel(b.c.s), 0);
+	finish(&b);
+}
+
 #define CASES(mode)                                 \
 	static void mode##_given_on(struct live *t) \
 	{                                           \
@@ -199,6 +300,7 @@ static const struct live_case cases[] = {
 	{ "COW_THREADS/discarded", COW_THREADS_discarded, KINDS_ANON, 0, 0 },
 	{ "COW_CALLER/discarded", COW_CALLER_discarded, KINDS_ANON, 0, 0 },
 	{ "COW_SIGBUS/discarded", COW_SIGBUS_discarded, KINDS_ANON, 0, 0 },
+	{ "announced", announced, KINDS_ANON, UFFDWP_FEATURE_EVENT_REMOVE, 0 },
 };
 
 LIVE_MAIN(cases)

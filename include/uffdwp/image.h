@@ -31,7 +31,7 @@ extern "C" {
 
 struct uffdwp_image_opts {
 	size_t sz;
-	uint32_t depth;	   /* writes in flight, at most 1024; 0: 32 */
+	uint32_t depth; /* writes in flight, at most 1024; 0: 32, on tmpfs one, without io_uring */
 	uint32_t buffered; /* 1: through the page cache; 0: O_DIRECT where the file system has it */
 	uint32_t mode;	   /* permissions of the new file, less the umask; 0: 0600 */
 	/*

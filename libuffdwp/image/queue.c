@@ -72,6 +72,8 @@ int uffdwp__queue_init(struct uffdwp__queue *q, int fd, unsigned int depth, bool
 	q->waiting.tail = &q->waiting.head;
 	q->finished.tail = &q->finished.head;
 	q->direct = q->was_direct = direct && set_direct(fd, true);
+	if (!depth)
+		return 0;
 	err = io_uring_queue_init(depth, &q->ring, 0);
 	/* No io_uring, forbidden by the sysctl, or by a seccomp filter, or in want of locked memory. */
 	if (err == -ENOSYS || err == -EPERM || err == -EACCES || err == -ENOMEM)

@@ -51,7 +51,7 @@ struct uffdwp__queue {
 };
 
 /*
- * direct: try O_DIRECT, which the queue then sets on fd, and drops where the file system refuses. fixed:
+ * depth: how many at a time; 0: without io_uring. direct: try O_DIRECT, which the queue then sets on fd, and drops where the file system refuses. fixed:
  * memory to register, or NULL. fd is borrowed. 0 or -errno.
  */
 int uffdwp__queue_init(struct uffdwp__queue *q, int fd, unsigned int depth, bool direct,

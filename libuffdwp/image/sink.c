@@ -17,10 +17,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <uffdwp/image.h>
@@ -92,6 +94,14 @@ static bool blocks_fit(const struct sink *s)
 	       (uint64_t)st.st_blksize <= s->meta.page_size;
 }
 
+/* Where a write is a copy, which the kernel would have a thread of its own make, on a CPU that others want. */
+static bool is_memory(int fd)
+{
+	struct statfs fs;
+
+	return !fstatfs(fd, &fs) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
 static int begin(void *ctx, const struct uffdwp_sink_layout *layout)
 {
 	struct uffdwp__why none = { 0 };
@@ -113,6 +123,8 @@ static int begin(void *ctx, const struct uffdwp_sink_layout *layout)
 	while (err == -EINTR);
 	if (err)
 		return err;
+	if (!s->o.depth && !is_memory(s->file.fd))
+		s->o.depth = DEPTH_DEFAULT;
 	err = uffdwp__queue_init(&s->queue, s->file.fd, s->o.depth, !s->o.buffered, layout->staging,
 				 layout->staging_size);
 	if (err)
@@ -373,7 +385,6 @@ static int check_opts(struct uffdwp_image_opts *o, struct uffdwp__why *why)
 		REFUSE(why, -EINVAL, "buffered %u: must be 0 or 1", o->buffered);
 	if (o->mode & ~0777u)
 		REFUSE(why, -EINVAL, "mode 0%o: must be within 0777", o->mode);
-	o->depth = o->depth ? o->depth : DEPTH_DEFAULT;
 	o->mode = o->mode ? o->mode : 0600;
 	return 0;
 }

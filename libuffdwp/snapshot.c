@@ -371,11 +371,13 @@ static void *saver(void *arg)
 
 	uffdwp__sys_thread_name("uffdwp-saver");
 	/* Woken by the seal, it would else preempt its caller before the writers are resumed. */
-	uffdwp__sys_thread_batch();
-	do
+	uffdwp__sys_thread_batch(true);
+	do {
 		while (sem_wait(&s->work))
 			;
-	while (!drive(s, UINT64_MAX, true));
+		/* It is to be there when a write is over. */
+		uffdwp__sys_thread_batch(false);
+	} while (!drive(s, UINT64_MAX, true));
 	return NULL;
 }
 

@@ -26,9 +26,9 @@
 #define RELEASE_BYTES (UINT64_C(2) << 20) /* released in one call, aligned */
 #define PIECES 64			  /* of the sweep, at a time */
 #define BLOCK 512			  /* pages whose marks are looked at together */
-/* In units of what protecting one page more costs (some 30 ns), about. */
-#define COPY_COST 14
-#define CALL_COST 23
+/* In units of what protecting one page more costs (some 100 ns), about. */
+#define COPY_COST 4
+#define CALL_COST 7
 #define GAP 256 /* the same while the program runs on other CPUs */
 
 static uint64_t pages_of(const struct uffdwp__part *p, uint64_t bytes)
@@ -301,33 +301,21 @@ struct run {
 #define RUNS (COPY_BYTES / 4096)
 
 struct sweep {
-	struct run before; /* copied, not handed over yet: the next may follow it */
 	struct run run[RUNS];
 	uint32_t runs;
 	uint32_t unit, left; /* of the chunk */
 };
 
-static void hand_before(struct sweep *w)
-{
-	if (w->before.n)
-		uffdwp__snapshot_hand(w->before.p, w->before.first, w->before.n, w->before.unit);
-	w->before.n = 0;
-}
-
+/* At once, while it is in the CPU's cache: a sink may put neighbours together. */
 static void hand_runs(struct sweep *w)
 {
 	for (uint32_t i = 0; i < w->runs; i++) {
-		struct run *r = &w->run[i], *b = &w->before;
+		struct run *r = &w->run[i];
 
-		if (r->unit == UFFDWP__NONE) {
+		if (r->unit == UFFDWP__NONE)
 			uffdwp__snapshot_zero(r->p, r->first, r->n);
-		} else if (b->n && b->p == r->p && b->first + b->n == r->first &&
-			   b->unit + b->n * r->p->page_units == r->unit) {
-			b->n += r->n;
-		} else {
-			hand_before(w);
-			*b = *r;
-		}
+		else
+			uffdwp__snapshot_hand(r->p, r->first, r->n, r->unit);
 	}
 	w->runs = 0;
 }
@@ -524,7 +512,6 @@ bool uffdwp__cow_sweep(struct uffdwp_snapshot *s)
 		release_behind(s, p, false);
 		pieces++;
 	}
-	hand_before(&w);
 	uffdwp__snapshot_pace(s, (uint64_t)(st->per_chunk - w.left) * st->unit);
 	uffdwp__staging_put(st, w.unit, w.left);
 	return pieces;

@@ -391,11 +391,11 @@ __cold void uffdwp__sys_thread_name(const char *name)
 	prctl(PR_SET_NAME, name);
 }
 
-__cold void uffdwp__sys_thread_batch(void)
+__cold void uffdwp__sys_thread_batch(bool on)
 {
 	struct sched_param none = { 0 };
 
-	sched_setscheduler(0, SCHED_BATCH, &none);
+	sched_setscheduler(0, on ? SCHED_BATCH : SCHED_OTHER, &none);
 }
 
 void uffdwp__sys_yield(void)

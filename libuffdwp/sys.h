@@ -64,7 +64,7 @@ int uffdwp__sys_pagemap_scan(int fd, struct uffdwp__scan *arg); /* ranges found 
 
 /* Threads */
 int uffdwp__sys_pid(void);
-void uffdwp__sys_thread_batch(void);		/* the calling thread's, SCHED_BATCH */
+void uffdwp__sys_thread_batch(bool on); /* the calling thread's: SCHED_BATCH, or SCHED_OTHER */
 void uffdwp__sys_thread_name(const char *name); /* the calling thread's, at most 15 characters */
 void uffdwp__sys_yield(void);
 void uffdwp__sys_sleep_us(unsigned int us);

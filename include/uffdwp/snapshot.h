@@ -157,8 +157,8 @@ struct uffdwp_snapshot_opts {
 	size_t sz;
 	uint32_t strategy; /* enum uffdwp_snapshot_strategy */
 	/*
-	 * 0: a thread of the library saves, SCHED_BATCH so that waking it preempts nobody. 1: none;
-	 * who calls uffdwp_snapshot_step(), or uffdwp_snapshot_wait(), saves.
+	 * 0: a thread of the library saves, SCHED_BATCH so that the seal, which wakes it, is not preempted,
+	 * SCHED_OTHER once it runs. 1: none; who calls uffdwp_snapshot_step(), or uffdwp_snapshot_wait(), saves.
 	 */
 	uint32_t by_caller;
 	const struct uffdwp_sink *sink; /* copied; taken over on success; required */

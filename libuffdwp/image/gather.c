@@ -8,7 +8,8 @@
 
 #include "opts.h"
 
-#define RUN_MAX (UINT64_C(512) << 10) /* a longer one does not wait */
+#define RUN_MAX (UINT64_C(512) << 10)	/* a longer one does not wait */
+#define RUN_MEMORY (UINT64_C(64) << 10) /* the same in memory: it is in the CPU's cache still */
 #define KEPT_MAX (UFFDWP__SLICES / 2)
 #define BITS_MIN 6
 #define BITS_MAX 16
@@ -170,7 +171,7 @@ int uffdwp__gather_init(struct uffdwp__gather *g, struct uffdwp__queue *queue, v
 	g->queue = queue;
 	g->staging = staging;
 	g->slice_size = staging_size / UFFDWP__SLICES + 1;
-	g->run_size = min_u64(RUN_MAX, staging_size / 16);
+	g->run_size = queue->depth ? min_u64(RUN_MAX, staging_size / 16) : RUN_MEMORY;
 	/* About one for each page of staging. */
 	for (g->bits = BITS_MIN; g->bits < BITS_MAX && staging_size >> 12 >> g->bits; g->bits++)
 		;

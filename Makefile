@@ -119,7 +119,7 @@ INSTALLED = $(HEADER):$(INCLUDEDIR)/uffdwp.h \
 
 # ---- Targets ----
 
-.PHONY: all tests demo check check-run check-asan check-tsan check-torture check-kernels check-kernels-run check-fault \
+.PHONY: all tests demo check check-run check-asan check-tsan check-torture check-long check-kernels check-kernels-run check-fault \
 	bench install uninstall clean help FORCE
 .DELETE_ON_ERROR:
 # Objects of programs are chained through pattern rules; keep them for the next make.
@@ -174,6 +174,11 @@ check-torture:
 	$(BUILD)/tests/torture/load $(TORTURE_ARGS)
 	$(Q)BUILD=$(BUILD) tests/pressure.sh
 
+# All that is worth half an hour on this kernel.
+check-long: check-fault check-torture
+	$(BUILD)/uffd-stress track --mem=all --mode=all --duration=300 --no-progress
+	$(BUILD)/uffd-stress snapshot --mem=all --strategy=all --duration=300 --no-progress
+
 check-run: tests
 	$(Q)BUILD=$(BUILD) SAN=$(SAN) CC='$(CC)' tests/run.sh
 
@@ -217,6 +222,7 @@ help:
 	@echo '  check-kernels  the tests on kernels from 5.10 to the newest, emulated (KERNELS_ARGS=--short)'
 	@echo '  check-torture  load, and load with little memory (TORTURE_ARGS=--short)'
 	@echo '  check-fault  every system call of the library fails in turn (FAULT_ARGS=...)'
+	@echo '  check-long   these two, and writers against trackers and snapshots: half an hour'
 	@echo '  bench       uffd-bench: ratios to what one would write by hand (BENCH_ARGS=..., TRACK_ARGS=..., ...)'
 	@echo '  install     to $$(DESTDIR)$$(PREFIX)'
 	@echo '  uninstall   what install put there'

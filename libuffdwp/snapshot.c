@@ -68,7 +68,7 @@
 #include "util.h"
 
 #define STAGING_MAX (UINT64_C(64) << 20) /* by default */
-#define STAGING_PART 128		 /* of the memory */
+#define STAGING_PART 100		 /* of the memory */
 #define SETTLE (UINT64_C(1) << 20)
 #define PASSES 8
 #define RUN_BYTES (UINT64_C(64) << 10) /* that a sequential writer's fault takes along */
@@ -191,7 +191,7 @@ static bool all_done(struct uffdwp_snapshot *s)
 
 	if (atomic_load_explicit(&s->unsaved, memory_order_acquire))
 		return false;
-	uffdwp__snapshot_hand_filled(s);
+	uffdwp__snapshot_hand_filled(s, UINT64_MAX);
 	uffdwp__snapshot_flush_zeros(s);
 	uffdwp__snapshot_reap(s);
 	if (s->in_flight)
@@ -265,7 +265,7 @@ static bool drive_once(struct uffdwp_snapshot *s)
 				      NULL, 0, 0);
 	any = uffdwp__snapshot_reap(s);
 	any |= atomic_load_explicit(&s->nheld, memory_order_seq_cst) && uffdwp__snapshot_resume(s);
-	any |= uffdwp__snapshot_hand_filled(s);
+	any |= uffdwp__snapshot_hand_filled(s, UINT64_MAX);
 	if (!back && s->strategy == UFFDWP_SNAPSHOT_COW && uffdwp__sys_now() >= s->next_sweep &&
 	    atomic_load_explicit(&s->unsaved, memory_order_relaxed))
 		any |= uffdwp__cow_sweep(s);
@@ -320,7 +320,7 @@ static void finish(struct uffdwp_snapshot *s)
 	} else {
 		uffdwp__cow_release(s);
 	}
-	uffdwp__snapshot_hand_filled(s);
+	uffdwp__snapshot_hand_filled(s, UINT64_MAX);
 	uffdwp__snapshot_drain(s);
 	if (s->started)
 		uffdwp__snapshot_count(s, SNAP_TOTAL_NS, uffdwp__sys_now() - s->started);

@@ -21,7 +21,10 @@
 
 /* ---- Copying out ---- */
 
-/* Units for n pages: waits for the sink if there are none. */
+/*
+ * Units for n pages: waits for the sink if there are none. At the seal what is in staging goes there first, and no
+ * more of it than has to, as it takes part of the pause.
+ */
 static uint32_t units_for(struct uffdwp__part *p, uint64_t n)
 {
 	struct uffdwp_snapshot *s = p->s;
@@ -30,7 +33,8 @@ static uint32_t units_for(struct uffdwp__part *p, uint64_t n)
 
 	while ((unit = uffdwp__staging_take(&s->staging, (uint32_t)n * p->page_units, UFFDWP__OWN,
 					    &fresh)) == UFFDWP__NONE) {
-		uffdwp__snapshot_hand_filled(s);
+		if (!s->in_flight)
+			uffdwp__snapshot_hand_filled(s, s->staging.size / 8);
 		uffdwp__snapshot_wait_sink(s, 10);
 	}
 	return unit;

@@ -161,13 +161,14 @@ void uffdwp__snapshot_hand(struct uffdwp__part *p, uint64_t first, uint64_t n, u
 	}
 }
 
-bool uffdwp__snapshot_hand_filled(struct uffdwp_snapshot *s)
+bool uffdwp__snapshot_hand_filled(struct uffdwp_snapshot *s, uint64_t most)
 {
 	struct uffdwp__staging *st = &s->staging;
 	struct uffdwp__node *node = uffdwp__list_take(&st->filled, st);
 	bool any = node;
+	uint64_t done = 0;
 
-	while (node) {
+	while (node && done < most) {
 		struct uffdwp__part *p = &s->part[node->w.region];
 		uint64_t offset = node->w.offset, len = node->w.len;
 		uint32_t unit = uffdwp__node_index(node);
@@ -181,6 +182,11 @@ bool uffdwp__snapshot_hand_filled(struct uffdwp_snapshot *s)
 			len += node->w.len;
 		uffdwp__snapshot_hand(p, offset >> p->layer.r->shift, len >> p->layer.r->shift,
 				      unit);
+		done += len;
+	}
+	for (struct uffdwp__node *next; node; node = next) {
+		next = uffdwp__list_next(node);
+		uffdwp__list_push(&st->filled, node);
 	}
 	return any;
 }

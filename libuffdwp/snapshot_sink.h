@@ -13,8 +13,8 @@ void uffdwp__snapshot_hand(struct uffdwp__part *p, uint64_t first, uint64_t n, u
 /* Pages that are zero. */
 void uffdwp__snapshot_zero(struct uffdwp__part *p, uint64_t first, uint64_t n);
 void uffdwp__snapshot_flush_zeros(struct uffdwp_snapshot *s);
-/* What faults and the seal have queued. Whether there was any. */
-bool uffdwp__snapshot_hand_filled(struct uffdwp_snapshot *s);
+/* What faults and the seal have queued, the oldest first, about so many bytes of it. Whether there was any. */
+bool uffdwp__snapshot_hand_filled(struct uffdwp_snapshot *s, uint64_t most);
 /* What the sink has finished. Whether there was any. */
 bool uffdwp__snapshot_reap(struct uffdwp_snapshot *s);
 /* Waits until something in flight is finished, at most so long. */

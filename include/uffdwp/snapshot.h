@@ -165,7 +165,7 @@ struct uffdwp_snapshot_opts {
 	/*
 	 * Bytes for pages on their way to the sink, mapped and populated before anything is
 	 * protected; at least UFFDWP_SNAPSHOT_STAGING_MIN. It is made at least four of the largest
-	 * page. When it is full, writers wait. 0: a 128th of the memory, from 1 to 64 MiB.
+	 * page. When it is full, writers wait. 0: a hundredth of the memory, from 1 to 64 MiB.
 	 */
 	uint64_t staging;
 	uint64_t rate; /* bytes a second, at most, that are saved in the background; 0: no limit */

@@ -20,7 +20,8 @@
  * A REMOVE event is read before the content goes, and with anonymous memory's content goes its
  * protection: a page that was taken in between is not protected any more, or has changed without a
  * write. So it is a suspect from then on, and each collect looks in the pagemap whether it is still
- * protected; if not, or if that proves nothing, as of memory of a file, it counts as written.
+ * protected; if not, or if that proves nothing, as of memory of a file, or after another layer has protected
+ * it again, it counts as written.
  *
  * Serving threads, collect and discard use layers as readers of the table (core.h), and detaching
  * waits for them.

@@ -33,9 +33,11 @@ static void sem_wait_us(sem_t *sem, unsigned int us)
 	(void)sem_timedwait(sem, &t);
 }
 
+/* Of precopy's staging the driver alone knows when it is to be handed over. */
 static bool quiet(const struct uffdwp_snapshot *s, bool was_stopped)
 {
-	return !atomic_load_explicit(&s->staging.filled, memory_order_seq_cst) &&
+	return (s->strategy == UFFDWP_SNAPSHOT_PRECOPY ||
+		!atomic_load_explicit(&s->staging.filled, memory_order_seq_cst)) &&
 	       !atomic_load_explicit(&s->staging.done, memory_order_seq_cst) &&
 	       was_stopped == uffdwp__snapshot_stopped(s);
 }

@@ -33,9 +33,10 @@ static uint32_t units_for(struct uffdwp__part *p, uint64_t n)
 
 	while ((unit = uffdwp__staging_take(&s->staging, (uint32_t)n * p->page_units, UFFDWP__OWN,
 					    &fresh)) == UFFDWP__NONE) {
-		if (!s->in_flight)
+		if (s->in_flight)
+			uffdwp__snapshot_wait_sink(s, 10);
+		else
 			uffdwp__snapshot_hand_filled(s, s->staging.size / 8);
-		uffdwp__snapshot_wait_sink(s, 10);
 	}
 	return unit;
 }
@@ -231,6 +232,8 @@ static void mark_all_lost(struct uffdwp__part *p)
 			n++;
 		if (n)
 			mark_lost(p, i, n);
+		else /* who has it may be about to protect it again */
+			uffdwp__layer_mark(&p->layer, i, 1);
 		i += n ? n : 1;
 	}
 }

@@ -356,7 +356,7 @@ int uffdwp__snapshot_keep(struct uffdwp__layer *l, uint64_t first, uint64_t n)
 
 	if (uffdwp__snapshot_stopped(p->s))
 		return 0;
-	if (p->s->strategy == UFFDWP_SNAPSHOT_PRECOPY && !sealed && p->anonymous)
+	if (p->s->strategy == UFFDWP_SNAPSHOT_PRECOPY && p->anonymous)
 		uffdwp__layer_mark(l, first, n);
 	if (p->s->strategy == UFFDWP_SNAPSHOT_PRECOPY || !sealed ||
 	    uffdwp__snapshot_unsaved(p, first, first + n) == first + n)

@@ -275,14 +275,23 @@ static void finished(struct uffdwp__gather *g, struct uffdwp__gathered *p)
 	}
 }
 
+/* While it is waited for: as many as the kernel does at a time, or, where each is done at once, some. */
+static bool may_write(const struct uffdwp__gather *g, uint64_t done)
+{
+	if (!g->queue->uring)
+		return done < RUN_MAX;
+	return g->queue->inflight < g->queue->depth / 2 + 1 && !g->queue->finished.head;
+}
+
 void uffdwp__gather_wait(struct uffdwp__gather *g, int ms)
 {
 	struct uffdwp__io *io = uffdwp__queue_take(g->queue, 0);
 
 	if (!io && ms) {
-		while (g->oldest && g->queue->inflight < g->queue->depth / 2 + 1 &&
-		       !g->queue->finished.head)
+		for (uint64_t done = 0; g->oldest && may_write(g, done);) {
+			done += g->oldest->io.len;
 			write_oldest(g);
+		}
 		io = uffdwp__queue_take(g->queue, ms);
 	}
 	for (; io; io = uffdwp__queue_take(g->queue, 0))

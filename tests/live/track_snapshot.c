@@ -6,6 +6,7 @@
  */
 #include "../common/snap.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -224,6 +225,9 @@ static void hold_up_discard(struct both *b)
 	cpu_set_t before, one;
 	int tries = 0;
 
+	if (pthread_setschedparam(pthread_self(), SCHED_FIFO, &first) == EPERM)
+		live_skip("SCHED_FIFO is not permitted");
+	CHECK_EQ(pthread_setschedparam(pthread_self(), SCHED_OTHER, &none), 0);
 	CHECK_EQ(pthread_create(&u.thread, NULL, keep_busy, &u), 0);
 	CHECK_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
 	CPU_ZERO(&one);
@@ -240,21 +244,34 @@ static void hold_up_discard(struct both *b)
 }
 
 /* That a page is protected again, by the snapshot, must not hide from the tracker that it was discarded. */
-static void announced(struct live *t)
+static void announced(struct live *t, uint32_t strategy)
 {
-	struct uffdwp_snapshot_opts o = { .by_caller = 1 };
+	struct uffdwp_snapshot_opts o = { .by_caller = 1, .strategy = strategy };
 	struct both b;
 
 	start_with(&b, t, SNAP_COW_CALLER, UFFDWP_FEATURE_EVENT_REMOVE);
 	live_serve_stop(&b.c.server);
-	hold_up_discard(&b);
 	snap_new(&b.c, &o);
+	/* Precopy protects all at first, and then what it copies again. */
+	if (strategy == UFFDWP_SNAPSHOT_PRECOPY)
+		CHECK_EQ(uffdwp_snapshot_arm(b.c.s), 0);
+	hold_up_discard(&b);
 	CHECK_EQ(uffdwp_snapshot_arm(b.c.s), 0);
 	memset(b.dirty, 0, t->pages);
 	collect(&b);
 	CHECK(b.dirty[0]);
 	CHECK_EQ(uffdwp_snapshot_cancel(b.c.s), 0);
 	finish(&b);
+}
+
+static void announced_cow(struct live *t)
+{
+	announced(t, UFFDWP_SNAPSHOT_COW);
+}
+
+static void announced_precopy(struct live *t)
+{
+	announced(t, UFFDWP_SNAPSHOT_PRECOPY);
 }
 
 #define CASES(mode)                                 \
@@ -300,7 +317,8 @@ static const struct live_case cases[] = {
 	{ "COW_THREADS/discarded", COW_THREADS_discarded, KINDS_ANON, 0, 0 },
 	{ "COW_CALLER/discarded", COW_CALLER_discarded, KINDS_ANON, 0, 0 },
 	{ "COW_SIGBUS/discarded", COW_SIGBUS_discarded, KINDS_ANON, 0, 0 },
-	{ "announced", announced, KINDS_ANON, UFFDWP_FEATURE_EVENT_REMOVE, 0 },
+	{ "announced/cow", announced_cow, KINDS_ANON, UFFDWP_FEATURE_EVENT_REMOVE, 0 },
+	{ "announced/precopy", announced_precopy, KINDS_ANON, UFFDWP_FEATURE_EVENT_REMOVE, 0 },
 };
 
 LIVE_MAIN(cases)

@@ -174,7 +174,7 @@ check-torture:
 	$(BUILD)/tests/torture/load $(TORTURE_ARGS)
 	$(Q)BUILD=$(BUILD) tests/pressure.sh
 
-# All that is worth half an hour on this kernel.
+# The long forms on this kernel.
 check-long: check-fault check-torture
 	$(BUILD)/uffd-stress track --mem=all --mode=all --duration=300 --no-progress
 	$(BUILD)/uffd-stress snapshot --mem=all --strategy=all --duration=300 --no-progress
@@ -222,7 +222,7 @@ help:
 	@echo '  check-kernels  the tests on kernels from 5.10 to the newest, emulated (KERNELS_ARGS=--short)'
 	@echo '  check-torture  load, and load with little memory (TORTURE_ARGS=--short)'
 	@echo '  check-fault  every system call of the library fails in turn (FAULT_ARGS=...)'
-	@echo '  check-long   these two, and writers against trackers and snapshots: half an hour'
+	@echo '  check-long  these two, and writers against trackers and snapshots for ten minutes'
 	@echo '  bench       uffd-bench: ratios to what one would write by hand (BENCH_ARGS=..., TRACK_ARGS=..., ...)'
 	@echo '  install     to $$(DESTDIR)$$(PREFIX)'
 	@echo '  uninstall   what install put there'

@@ -82,12 +82,15 @@ __cold void uffdwp__let_go(struct uffdwp_region *r, uint64_t addr, uint64_t len)
 
 /* ---- Protect and unprotect ---- */
 
-int uffdwp__piece_protect(struct uffdwp__piece *p, bool on, uint64_t *done)
+int uffdwp__piece_protect(struct uffdwp__piece *p, bool on, const struct uffdwp__layer *by,
+			  uint64_t *done)
 {
 	struct uffdwp_region *r = p->r;
 	uint64_t ok = 0;
 	int err = 0;
 
+	if (on && by)
+		uffdwp__layer_doubt(by, p->first, p->n);
 	if (on && r->populate)
 		err = uffdwp__populate_piece(r, p->addr, p->len, &ok);
 	if (!err)
@@ -100,7 +103,7 @@ int uffdwp__piece_protect(struct uffdwp__piece *p, bool on, uint64_t *done)
 }
 
 int uffdwp__protect_range(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool on,
-			  uint64_t *done)
+			  const struct uffdwp__layer *by, uint64_t *done)
 {
 	int err = 0;
 
@@ -110,7 +113,7 @@ int uffdwp__protect_range(struct uffdwp_region *r, uint64_t addr, uint64_t len, 
 		n = 0;
 		err = uffdwp__piece_lock(&p, r, addr + pos, len - pos);
 		if (!err)
-			err = uffdwp__piece_protect(&p, on, &n);
+			err = uffdwp__piece_protect(&p, on, by, &n);
 		if (done)
 			*done += n;
 	}
@@ -126,7 +129,7 @@ static int protect(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool on
 		return err;
 	if (!(r->mode & UFFDWP_MODE_WP))
 		return -EOPNOTSUPP;
-	return uffdwp__layered(r) ? -EBUSY : uffdwp__protect_range(r, addr, len, on, done);
+	return uffdwp__layered(r) ? -EBUSY : uffdwp__protect_range(r, addr, len, on, NULL, done);
 }
 
 UFFDWP_PUBLIC int uffdwp_protect(struct uffdwp_region *r, uint64_t addr, uint64_t len,
@@ -139,7 +142,7 @@ UFFDWP_PUBLIC int uffdwp_protect(struct uffdwp_region *r, uint64_t addr, uint64_
 	 * nothing.
 	 */
 	if (!err && unlikely(uffdwp__error(r->h))) {
-		uffdwp__protect_range(r, addr, len, false, NULL);
+		uffdwp__protect_range(r, addr, len, false, NULL, NULL);
 		err = -ECANCELED;
 	}
 	return err;

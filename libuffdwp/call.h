@@ -10,12 +10,16 @@
 int uffdwp__writeprotect(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page, bool on,
 			 uint64_t *done);
 
-/* Protects or unprotects a locked piece, and unlocks it: what was not done goes back to what it was. */
-int uffdwp__piece_protect(struct uffdwp__piece *p, bool on, uint64_t *done);
+/*
+ * Protects or unprotects a locked piece, and unlocks it: what was not done goes back to what it was. by: the layer
+ * that it is for, or NULL.
+ */
+int uffdwp__piece_protect(struct uffdwp__piece *p, bool on, const struct uffdwp__layer *by,
+			  uint64_t *done);
 
 /* uffdwp_protect() and uffdwp_unprotect() without their checks. */
 int uffdwp__protect_range(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool on,
-			  uint64_t *done);
+			  const struct uffdwp__layer *by, uint64_t *done);
 
 /* Gives memory of a region back to the kernel: unprotected, unregistered, nobody asleep. */
 void uffdwp__let_go(struct uffdwp_region *r, uint64_t addr, uint64_t len);

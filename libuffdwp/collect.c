@@ -217,6 +217,26 @@ static bool next_part(const struct uffdwp_region *r, uint64_t i, uint64_t *first
 	return *first != UINT64_MAX;
 }
 
+int uffdwp__layer_protect(struct uffdwp__layer *l, uint64_t first, uint64_t n, bool on)
+{
+	struct uffdwp_region *r = l->r;
+	uint64_t end = first + n, stop;
+	int err = 0;
+
+	for (uint64_t i = first; !err && i < end && next_part(r, i, &i, &stop) && i < end;) {
+		uint64_t done, k = min_u64(stop, end) - i;
+
+		err = uffdwp__protect_range(r, uffdwp__addr_of(r, i), k << r->shift, on, l, &done);
+		i += done >> r->shift;
+		/* Unmapped with no event to tell: nothing is there to protect. */
+		if (err == -ENOENT || err == -EBUSY) {
+			i += err == -ENOENT || !on;
+			err = err == -EBUSY && on ? err : 0;
+		}
+	}
+	return err;
+}
+
 /* ---- Bits ---- */
 
 static void set_bits(uint64_t *bits, uint64_t i, uint64_t n)
@@ -326,76 +346,6 @@ static bool has_marks(const struct uffdwp__layer *l, uint64_t i, uint64_t end)
 	return false;
 }
 
-/* ---- Protecting ---- */
-
-/*
- * BUSY pages that are about to be protected again for one layer may have been discarded, with an event, since another
- * one took them; their protection proves nothing to that one from here on: to it they are written. Which pages, is not
- * known while an event is read and not carried out. What is discarded after this has a mark of its own, by its event,
- * which nobody takes while the pages are BUSY.
- */
-static void doubt(struct uffdwp__layer *l, uint64_t first, uint64_t n)
-{
-	unsigned int phase = uffdwp__enter(l->r->h);
-	struct uffdwp__layer *o = other_layer(l);
-	uint64_t end = first + n, i = first, k;
-
-	if (o && o->suspects && !uffdwp__events_settled(l->r->h)) {
-		uffdwp__layer_mark(o, first, n);
-	} else if (o && o->suspects) {
-		for (; (i = next_mark(o->suspects, i, end)) < end; i += k) {
-			k = mark_run(o->suspects, i, end - i);
-			uffdwp__layer_mark(o, i, k);
-		}
-	}
-	uffdwp__leave(l->r->h, phase);
-}
-
-static int protect_piece(struct uffdwp__layer *l, struct uffdwp__piece *p, uint64_t *done)
-{
-	if (l->suspects)
-		doubt(l, p->first, p->n);
-	return uffdwp__piece_protect(p, true, done);
-}
-
-static int protect_in_doubt(struct uffdwp__layer *l, uint64_t addr, uint64_t len, uint64_t *done)
-{
-	int err = 0;
-
-	*done = 0;
-	for (uint64_t n = 0; !err && *done < len; *done += n) {
-		struct uffdwp__piece p;
-
-		n = 0;
-		err = uffdwp__piece_lock(&p, l->r, addr + *done, len - *done);
-		if (!err)
-			err = protect_piece(l, &p, &n);
-	}
-	return err;
-}
-
-int uffdwp__layer_protect(struct uffdwp__layer *l, uint64_t first, uint64_t n, bool on)
-{
-	struct uffdwp_region *r = l->r;
-	bool doubtful = on && l->suspects && !is_async(r);
-	uint64_t end = first + n, stop;
-	int err = 0;
-
-	for (uint64_t i = first; !err && i < end && next_part(r, i, &i, &stop) && i < end;) {
-		uint64_t done, k = min_u64(stop, end) - i, addr = uffdwp__addr_of(r, i);
-
-		err = doubtful ? protect_in_doubt(l, addr, k << r->shift, &done)
-			       : uffdwp__protect_range(r, addr, k << r->shift, on, &done);
-		i += done >> r->shift;
-		/* Unmapped with no event to tell: nothing is there to protect. */
-		if (err == -ENOENT || err == -EBUSY) {
-			i += err == -ENOENT || !on;
-			err = err == -EBUSY && on ? err : 0;
-		}
-	}
-	return err;
-}
-
 /* ---- Suspects ---- */
 
 /* Whether a page that may have been discarded can still not change unseen. */
@@ -482,7 +432,7 @@ static int retake(struct uffdwp__layer *l, uint64_t i, uint64_t *n)
 		return 0;
 	}
 	take_marks(l, i, i + p.n, true, i, NULL);
-	err = protect_piece(l, &p, &done);
+	err = uffdwp__piece_protect(&p, true, l, &done);
 	*n = done >> r->shift;
 	if (*n < p.n)
 		uffdwp__layer_mark(l, i + *n, p.n - *n);

@@ -70,6 +70,43 @@ static void suspect(struct uffdwp__layer *l, uint64_t first, uint64_t n)
 	atomic_store_explicit(&l->suspicious, 1, memory_order_release);
 }
 
+static bool is_suspect(const struct uffdwp__layer *l, uint64_t page)
+{
+	return atomic_load_explicit(&l->suspects[page / 64], memory_order_relaxed) >> (page % 64) &
+	       1;
+}
+
+static void doubt(struct uffdwp__layer *l, uint64_t first, uint64_t n)
+{
+	if (!uffdwp__events_settled(l->r->h)) {
+		uffdwp__layer_mark(l, first, n);
+		return;
+	}
+	/* Pairs with suspect(). */
+	if (!atomic_load_explicit(&l->suspicious, memory_order_acquire))
+		return;
+	for (uint64_t i = first; i < first + n; i++)
+		if (is_suspect(l, i))
+			uffdwp__layer_mark(l, i, 1);
+}
+
+void uffdwp__layer_doubt(const struct uffdwp__layer *by, uint64_t first, uint64_t n)
+{
+	unsigned int phase;
+
+	/* With async protection the kernel's books tell what is not protected any more. */
+	if (!by->suspects || !by->r->pages.n)
+		return;
+	phase = uffdwp__enter(by->r->h);
+	for (int who = 0; who < UFFDWP__LAYERS; who++) {
+		struct uffdwp__layer *l = uffdwp__layer(by->r, who);
+
+		if (l && l != by && l->suspects)
+			doubt(l, first, n);
+	}
+	uffdwp__leave(by->r->h, phase);
+}
+
 /* The pages of an event, also those that it meets in part. */
 static void suspect_range(struct uffdwp__layer *l, const struct uffdwp_event *e)
 {

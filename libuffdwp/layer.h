@@ -78,6 +78,14 @@ int uffdwp__layers_write(struct uffdwp_region *r, uint64_t first, uint64_t n,
 /* In a reader section: an event that meets the region. */
 void uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_event *e);
 
+/*
+ * BUSY pages are about to be protected again for one layer: they may have been discarded, with an event, since another
+ * one took them, and their protection proves nothing to that one from here on. To it they are written, if they are
+ * suspects, or while it is not known which pages are: an event is read and not carried out. What is discarded after
+ * this has a mark of its own, by its event, which nobody takes while the pages are BUSY.
+ */
+void uffdwp__layer_doubt(const struct uffdwp__layer *by, uint64_t first, uint64_t n);
+
 /* Marks pages for one layer, or, in a reader section, for all that are on the region. */
 void uffdwp__layer_mark(struct uffdwp__layer *l, uint64_t first, uint64_t n);
 void uffdwp__layers_mark(struct uffdwp_region *r, uint64_t first, uint64_t n);

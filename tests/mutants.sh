@@ -93,7 +93,7 @@ snap-held|libuffdwp/snapshot.c|cow|writers that were held for want of staging ne
 snap-last|libuffdwp/snapshot_precopy.c|precopy|the seal does not copy what was written last|s/err = armed ? copy_written(p, true, &bytes)/err = armed ? 0/
 snap-rewrite|libuffdwp/snapshot_precopy.c|precopy|a page is written again before the older write is done|/^static int pass(/,/^}/s/uffdwp__snapshot_drain(s);//
 snap-spared|libuffdwp/collect.c|spared|collecting hides from a snapshot that pages were discarded|s/if (unlikely(!others_keep(l, &p)))/(void)others_keep;\n\tif (0)/
-protected-again|libuffdwp/collect.c|announced|protecting for one layer hides discards from the other|s/^\tif (l->suspects)$/\tif (0)/
+protected-again|libuffdwp/call.c|announced|protecting for one layer hides discards from the other|s/^\tif (on \&\& by)$/\tif (0)/
 peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\tif (s->take)$/\tif (1)/
 no-hold|libuffdwp/snapshot_save.c|sinks|who finds staging full is not held|s/^\t\thold(p, first, n);/\t\treturn 0;/
 handle-error|libuffdwp/snapshot_cow.c|ends|the error of the handle is not the verdict|s/err ? UFFDWP_SNAPSHOT_FAILED : UFFDWP_SNAPSHOT_CANCELLED,/UFFDWP_SNAPSHOT_CANCELLED,/

@@ -57,7 +57,8 @@ __cold static int make_marks(struct uffdwp__layer *l)
 	l->pages = l->r->size >> l->r->shift;
 	l->marks_size = (l->pages + 63) / 64 * sizeof(uint64_t);
 	l->marks = uffdwp__sys_alloc(l->marks_size);
-	if (is_async(l->r)) {
+	/* Where marks are few, or who looks for them has no time. */
+	if (is_async(l->r) || l->who == UFFDWP__SNAPSHOT) {
 		l->blocks_size = (l->pages / UFFDWP__BLOCK / 64 + 1) * sizeof(uint64_t);
 		l->blocks = uffdwp__sys_alloc(l->blocks_size);
 		if (!l->blocks)
@@ -254,11 +255,11 @@ static uint64_t mask(uint64_t i, uint64_t end)
 	return (k == 64 ? ~UINT64_C(0) : (UINT64_C(1) << k) - 1) << (i % 64);
 }
 
-/* The first marked page in [i, end), or end. */
+/* The first bit set in [i, end), or end. Acquire: of a block's bit, to see the marks of who set it. */
 static uint64_t next_mark(const _Atomic uint64_t *marks, uint64_t i, uint64_t end)
 {
 	while (i < end) {
-		uint64_t w = atomic_load_explicit(&marks[i / 64], memory_order_relaxed) &
+		uint64_t w = atomic_load_explicit(&marks[i / 64], memory_order_acquire) &
 			     mask(i, end);
 
 		if (w)
@@ -311,39 +312,54 @@ void uffdwp__layer_unmark(struct uffdwp__layer *l, uint64_t first, uint64_t n)
 	take_marks(l, first, first + n, true, first, NULL);
 }
 
-/* Whether there may be marks in block b; if all of it is taken, it has none from here on. */
-static bool take_block(struct uffdwp__layer *l, uint64_t b, bool whole)
-{
-	uint64_t bit = UINT64_C(1) << (b % 64);
+/* ---- Blocks ---- */
 
-	if (!(atomic_load_explicit(&l->blocks[b / 64], memory_order_acquire) & bit))
-		return false;
-	/* Pairs with uffdwp__layer_mark(): the marks of who set the bit are seen. */
-	if (whole)
-		atomic_fetch_and_explicit(&l->blocks[b / 64], ~bit, memory_order_acquire);
-	return true;
+/* The first page in [i, end) that is in a block that may have marks, or end. */
+static uint64_t next_marked(const struct uffdwp__layer *l, uint64_t i, uint64_t end)
+{
+	uint64_t b = next_mark(l->blocks, i / UFFDWP__BLOCK, (end - 1) / UFFDWP__BLOCK + 1);
+
+	return min_u64(max_u64(b * UFFDWP__BLOCK, i), end);
 }
 
-/* The same for memory that seldom has marks. */
+/* The same for memory that seldom has marks. A block all of which is taken has none from here on. */
 static void take_blocks(struct uffdwp__layer *l, uint64_t i, uint64_t end, bool take, uint64_t base,
 			uint64_t *bits)
 {
-	for (uint64_t stop; i < end; i = stop) {
-		bool whole;
+	for (uint64_t stop; i < end && (i = next_marked(l, i, end)) < end; i = stop) {
+		uint64_t b = i / UFFDWP__BLOCK;
 
-		stop = min_u64((i / UFFDWP__BLOCK + 1) * UFFDWP__BLOCK, end);
-		whole = i % UFFDWP__BLOCK == 0 && (stop % UFFDWP__BLOCK == 0 || stop == l->pages);
-		if (take_block(l, i / UFFDWP__BLOCK, take && whole))
-			take_marks(l, i, stop, take, base, bits);
+		stop = min_u64((b + 1) * UFFDWP__BLOCK, end);
+		if (take && i % UFFDWP__BLOCK == 0 &&
+		    (stop % UFFDWP__BLOCK == 0 || stop == l->pages))
+			/* Pairs with uffdwp__layer_mark(): the marks of who set the bit are seen. */
+			atomic_fetch_and_explicit(&l->blocks[b / 64], ~(UINT64_C(1) << (b % 64)),
+						  memory_order_acquire);
+		take_marks(l, i, stop, take, base, bits);
 	}
 }
 
-static bool has_marks(const struct uffdwp__layer *l, uint64_t i, uint64_t end)
+/* Suspects are written if the pagemap says so, which their marks do not. */
+uint64_t uffdwp__layer_next(const struct uffdwp__layer *l, uint64_t i)
 {
-	for (uint64_t b = i / UFFDWP__BLOCK; b <= (end - 1) / UFFDWP__BLOCK; b++)
-		if (atomic_load_explicit(&l->blocks[b / 64], memory_order_relaxed) >> (b % 64) & 1)
-			return true;
-	return false;
+	/* Pairs with suspect(). */
+	if (unlikely(atomic_load_explicit(&l->suspicious, memory_order_acquire)))
+		return i;
+	return i < l->pages ? next_marked(l, i, l->pages) : i;
+}
+
+uint64_t uffdwp__layer_take_blocks(struct uffdwp__layer *l, uint64_t w)
+{
+	/* Pairs with uffdwp__layer_mark(), as above, and with suspect(). */
+	uint64_t bits = atomic_exchange_explicit(&l->blocks[w], 0, memory_order_acquire);
+
+	return likely(!atomic_load_explicit(&l->suspicious, memory_order_acquire)) ? bits
+										   : UINT64_MAX;
+}
+
+void uffdwp__layer_put_blocks(struct uffdwp__layer *l, uint64_t w, uint64_t bits)
+{
+	atomic_fetch_or_explicit(&l->blocks[w], bits, memory_order_release);
 }
 
 /* ---- Suspects ---- */
@@ -543,10 +559,10 @@ static int collect_kernel(struct uffdwp__layer *l, uint64_t first, uint64_t end,
  */
 static bool is_plain(const struct uffdwp__layer *l, uint64_t first, uint64_t end)
 {
-	return l->blocks && l->r->page_size == uffdwp__sys_page_size() &&
+	return is_async(l->r) && l->r->page_size == uffdwp__sys_page_size() &&
 	       l->r->h->source != UFFDWP_SOURCE_ADOPTED && !uffdwp__layer_shared(l) &&
 	       !atomic_load_explicit(&l->suspicious, memory_order_acquire) &&
-	       !has_marks(l, first, end);
+	       next_marked(l, first, end) == end;
 }
 
 /* Ranges of addresses into pages, also those that they meet in part. */

@@ -35,6 +35,19 @@ int uffdwp__layer_protect(struct uffdwp__layer *l, uint64_t first, uint64_t n, b
 void uffdwp__layer_unmark(struct uffdwp__layer *l, uint64_t first, uint64_t n);
 
 /*
+ * For a snapshot, whose memory has few marks: the first page from i on that is in a block of UFFDWP__BLOCK pages where
+ * uffdwp__layer_collect() may find something; not less than the layer's pages: there is none.
+ */
+uint64_t uffdwp__layer_next(const struct uffdwp__layer *l, uint64_t i);
+
+/*
+ * Which of the blocks 64 * w to 64 * w + 63 are such, as bits, also beyond the last page. They count as clean from here
+ * on: who takes them goes over all their marks after this, or puts back those that are left.
+ */
+uint64_t uffdwp__layer_take_blocks(struct uffdwp__layer *l, uint64_t w);
+void uffdwp__layer_put_blocks(struct uffdwp__layer *l, uint64_t w, uint64_t bits);
+
+/*
  * Which of the pages from first on were written since they were last taken, as bits, bit 0 for first.
  * n is cut to what lies between two multiples of UFFDWP__COLLECT_MAX. take: clear their marks and protect
  * them again, in one step for each page. Stops soon after max pages were found. *looked: so many

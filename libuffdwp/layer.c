@@ -27,7 +27,7 @@ void uffdwp__layer_mark(struct uffdwp__layer *l, uint64_t first, uint64_t n)
 	n = min_u64(n, l->pages - first);
 	set_bits(l->marks, first, n);
 	/*
-	 * Always, and after the marks: pairs with take_block(). Whoever clears the bit after this sees the
+	 * Always, and after the marks: pairs with who takes the bit. Whoever clears the bit after this sees the
 	 * marks, and if it was cleared before, it is set again.
 	 */
 	for (uint64_t b = first / UFFDWP__BLOCK; l->blocks && b <= (first + n - 1) / UFFDWP__BLOCK;

@@ -53,16 +53,17 @@ struct uffdwp__layer {
 	int (*keep)(struct uffdwp__layer *l, uint64_t first, uint64_t n);
 	/* An event that meets the region; see uffdwp_event. NULL: ignore. */
 	void (*event)(struct uffdwp__layer *l, const struct uffdwp_event *e);
-	uint64_t pages;		     /* in the region */
-	_Atomic uint64_t *marks;     /* one bit a page, the lowest first */
-	_Atomic uint64_t *blocks;    /* async: one bit for so many pages, where marks may be */
+	uint64_t pages;		 /* in the region */
+	_Atomic uint64_t *marks; /* one bit a page, the lowest first */
+	/* One bit for so many pages, where marks may be. NULL: nobody asks; see make_marks(). */
+	_Atomic uint64_t *blocks;
 	_Atomic uint64_t *suspects;  /* the same, only with EVENT_REMOVE */
 	_Atomic uint32_t suspicious; /* 1: there is a suspect */
 	size_t marks_size;	     /* bytes of each */
 	size_t blocks_size;
 };
 
-#define UFFDWP__BLOCK 4096 /* pages */
+#define UFFDWP__BLOCK 512 /* pages: a cache line of marks */
 #define UFFDWP__COLLECT_MAX \
 	65536 /* most pages that one collect looks at, and that have a stripe in common */
 

@@ -25,7 +25,6 @@
 #define COPY_BYTES (UINT64_C(128) << 10)  /* copied while their writers wait */
 #define RELEASE_BYTES (UINT64_C(2) << 20) /* released in one call, aligned */
 #define PIECES 64			  /* of the sweep, at a time */
-#define BLOCK 512			  /* pages whose marks are looked at together */
 /* In units of what protecting one page more costs (some 100 ns), about. */
 #define COPY_COST 4
 #define CALL_COST 7
@@ -88,20 +87,38 @@ static int rearm_window(struct uffdwp__part *p, uint64_t at, uint64_t n)
 	return err || !end ? err : rearm(p, at + first, end - first);
 }
 
-static int rearm_all(struct uffdwp__part *p)
+static int rearm_pages(struct uffdwp__part *p, uint64_t i, uint64_t end)
 {
 	uint64_t looked = 0;
 	int err = 0;
 
-	for (uint64_t i = 0; !err && i < p->layer.pages; i += looked) {
+	for (; !err && i < end; i += looked) {
 		err = uffdwp__snapshot_stopped(p->s)
 			      ? -ECANCELED
 			      : uffdwp__layer_collect(&p->layer, i,
-						      min_u64(p->layer.pages - i, UFFDWP__LOCK_MAX),
+						      min_u64(end - i, UFFDWP__LOCK_MAX),
 						      UINT64_MAX, false, p->s->bits, &looked);
 		if (!err)
 			err = rearm_window(p, i, looked);
-		uffdwp__snapshot_check(p, err, i, p->layer.pages - i);
+		uffdwp__snapshot_check(p, err, i, end - i);
+	}
+	return err;
+}
+
+static int rearm_all(struct uffdwp__part *p)
+{
+	uint64_t blocks = (p->layer.pages + UFFDWP__BLOCK - 1) / UFFDWP__BLOCK;
+	int err = 0;
+
+	for (uint64_t at = 0; !err && at < blocks; at += 64) {
+		uint64_t n = min_u64(blocks - at, 64), i = 0, run;
+		uint64_t taken = uffdwp__layer_take_blocks(&p->layer, at / 64);
+
+		for (; !err && uffdwp__next_run(&taken, n, &i, &run); i += run)
+			err = rearm_pages(p, (at + i) * UFFDWP__BLOCK,
+					  min_u64((at + i + run) * UFFDWP__BLOCK, p->layer.pages));
+		if (err)
+			uffdwp__layer_put_blocks(&p->layer, at / 64, taken);
 	}
 	return err;
 }
@@ -203,34 +220,9 @@ static bool copy_marked(struct uffdwp__part *p, uint64_t first, uint64_t n, int 
 	return true;
 }
 
-/*
- * The first block from page i on that may have a mark. Nearly none has, and this is all that the
- * pause owes to the size of memory: a cache line of marks for each 512 pages.
- */
-static uint64_t next_block(const struct uffdwp__layer *l, uint64_t i)
-{
-	uint64_t words = l->marks_size / sizeof(*l->marks);
-
-	/*
-	 * Acquire: pairs with the release where a suspect is noted; only a collect can clear it up.
-	 */
-	if (unlikely(atomic_load_explicit(&l->suspicious, memory_order_acquire)))
-		return i;
-	for (uint64_t w = i / 64; w + 8 <= words; w += 8) {
-		uint64_t any = 0;
-
-		for (unsigned int k = 0; k < 8; k++)
-			any |= atomic_load_explicit(&l->marks[w + k], memory_order_relaxed);
-		if (any)
-			return max_u64(w * 64, i);
-		i = (w + 8) * 64;
-	}
-	return i;
-}
-
 /* What lies between the first and the last marked page of a block. */
 struct marked {
-	uint64_t bits[BLOCK / 64];
+	uint64_t bits[UFFDWP__BLOCK / 64];
 	uint64_t first, span, pages;
 };
 
@@ -267,14 +259,18 @@ static int seal_block(struct uffdwp__part *p, uint64_t at, uint64_t n, struct ma
 	return uffdwp__layer_protect(&p->layer, at + m->first, m->span, true);
 }
 
+/* All that the pause owes to the size of memory is a bit for each block. */
 static int seal_part(struct uffdwp__part *p)
 {
 	struct marked m;
 	uint64_t looked;
 	int err = 0;
 
-	for (uint64_t i = 0; !err && (i = next_block(&p->layer, i)) < p->layer.pages; i += looked) {
-		err = uffdwp__layer_collect(&p->layer, i, min_u64(p->layer.pages - i, BLOCK),
+	for (uint64_t i = 0; !err && (i = uffdwp__layer_next(&p->layer, i)) < p->layer.pages;
+	     i += looked) {
+		uint64_t n = UFFDWP__BLOCK - i % UFFDWP__BLOCK;
+
+		err = uffdwp__layer_collect(&p->layer, i, min_u64(p->layer.pages - i, n),
 					    UINT64_MAX, false, m.bits, &looked);
 		if (!err)
 			err = seal_block(p, i, looked, &m);

@@ -38,6 +38,7 @@ lost="tests/live/snapshot_discard lost_anon told_shared before_precopy"
 sinks="tests/live/snapshot_sink COW_THREADS_full cow_errors PRE_ASYNC_wait"
 ends="tests/live/snapshot_end handle_fails tracked_racing_cow"
 cow="snapshot --mem=anon --strategy=cow --size=1M --bounces=60 --watchdog=6"
+large="snapshot --mem=anon --strategy=cow --size=64M --bounces=30 --watchdog=6"
 precopy="snapshot --mem=anon --strategy=precopy --size=1M --bounces=60 --watchdog=6"
 spared="tests/live/track_snapshot COW_THREADS/discarded"
 announced="tests/live/track_snapshot announced"
@@ -88,6 +89,7 @@ snap-zero|libuffdwp/staging.c|cow|a page that begins with zeros is taken for one
 snap-noted|libuffdwp/snapshot_cow.c|cow|the seal forgets what was written since arming|s/return err ? err : for_parts(s, seal_part);/(void)seal_part;\n\treturn err;/
 snap-proof|libuffdwp/snapshot_look.c|lost|nobody looks whether a page was discarded before it was copied|s/if (unlikely(!still_protected(p, first, n)))/(void)still_protected;\n\tif (0)/
 snap-rearm|libuffdwp/snapshot_cow.c|cow|pages that were written while it was armed are neither noted nor protected again|s/err = uffdwp__layer_protect(&p->layer, first, n, true);/err = 0;/
+snap-blocks|libuffdwp/snapshot_cow.c|large|blocks count as clean only after arming went over them|/^static int rearm_all/,/^}/s/^\t\tif (err)$/\t\tuffdwp__layer_take_blocks(\&p->layer, at \/ 64);\n&/
 snap-error|libuffdwp/snapshot_sink.c|sinks|errors of writes are forgotten|/^static void finished/,/^}/s/if (unlikely(err))/if (0)/
 snap-held|libuffdwp/snapshot.c|cow|writers that were held for want of staging never go on|s/any |= atomic_load_explicit(&s->nheld, memory_order_seq_cst) .*/(void)0;/
 snap-last|libuffdwp/snapshot_precopy.c|precopy|the seal does not copy what was written last|s/err = armed ? copy_written(p, true, &bytes)/err = armed ? 0/
@@ -142,6 +144,7 @@ command_of() {
 	spared) echo "$spared" ;;
 	announced) echo "$announced" ;;
 	cow) echo "$cow" ;;
+	large) echo "$large" ;;
 	precopy) echo "$precopy" ;;
 	*) bad "no command $1" ;;
 	esac
@@ -186,7 +189,7 @@ cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
 	"$here/tests" "$work/" || exit 99
 make_tool unmutated
 for command in bounce shmem racing signals sigbus events async marks holes discards granules both \
-	stops lost sinks ends spared cow precopy; do
+	stops lost sinks ends spared announced cow large precopy; do
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")
 	status=$?

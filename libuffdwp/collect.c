@@ -57,7 +57,7 @@ __cold static int make_marks(struct uffdwp__layer *l)
 	l->pages = l->r->size >> l->r->shift;
 	l->marks_size = (l->pages + 63) / 64 * sizeof(uint64_t);
 	l->marks = uffdwp__sys_alloc(l->marks_size);
-	/* Where marks are few, or who looks for them has no time. */
+	/* Where marks are few, or who looks for them may have no time. */
 	if (is_async(l->r) || l->who == UFFDWP__SNAPSHOT) {
 		l->blocks_size = (l->pages / UFFDWP__BLOCK / 64 + 1) * sizeof(uint64_t);
 		l->blocks = uffdwp__sys_alloc(l->blocks_size);
@@ -322,7 +322,7 @@ static uint64_t next_marked(const struct uffdwp__layer *l, uint64_t i, uint64_t 
 	return min_u64(max_u64(b * UFFDWP__BLOCK, i), end);
 }
 
-/* The same for memory that seldom has marks. A block all of which is taken has none from here on. */
+/* As take_marks(), for memory that seldom has any. A block all of which is taken has none from here on. */
 static void take_blocks(struct uffdwp__layer *l, uint64_t i, uint64_t end, bool take, uint64_t base,
 			uint64_t *bits)
 {
@@ -339,13 +339,14 @@ static void take_blocks(struct uffdwp__layer *l, uint64_t i, uint64_t end, bool 
 	}
 }
 
-/* Suspects are written if the pagemap says so, which their marks do not. */
 uint64_t uffdwp__layer_next(const struct uffdwp__layer *l, uint64_t i)
 {
-	/* Pairs with suspect(). */
+	uint64_t at = i < l->pages ? next_marked(l, i, l->pages) : i;
+
+	/* Suspects are written if the pagemap says so, which their marks do not. Pairs with suspect(). */
 	if (unlikely(atomic_load_explicit(&l->suspicious, memory_order_acquire)))
-		return i;
-	return i < l->pages ? next_marked(l, i, l->pages) : i;
+		at = next_mark(l->suspects, i, at);
+	return at;
 }
 
 uint64_t uffdwp__layer_take_blocks(struct uffdwp__layer *l, uint64_t w)

@@ -22,7 +22,7 @@ static void set_bits(_Atomic uint64_t *w, uint64_t first, uint64_t n)
 
 void uffdwp__layer_mark(struct uffdwp__layer *l, uint64_t first, uint64_t n)
 {
-	if (first >= l->pages)
+	if (!n || first >= l->pages)
 		return;
 	n = min_u64(n, l->pages - first);
 	set_bits(l->marks, first, n);

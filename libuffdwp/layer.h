@@ -55,7 +55,7 @@ struct uffdwp__layer {
 	void (*event)(struct uffdwp__layer *l, const struct uffdwp_event *e);
 	uint64_t pages;		 /* in the region */
 	_Atomic uint64_t *marks; /* one bit a page, the lowest first */
-	/* One bit for so many pages, where marks may be. NULL: nobody asks; see make_marks(). */
+	/* One bit for so many pages, where marks may be. NULL: a tracker without async, which has marks everywhere. */
 	_Atomic uint64_t *blocks;
 	_Atomic uint64_t *suspects;  /* the same, only with EVENT_REMOVE */
 	_Atomic uint32_t suspicious; /* 1: there is a suspect */

@@ -69,9 +69,8 @@
 
 #define STAGING_MAX (UINT64_C(64) << 20) /* by default */
 #define STAGING_PART 100		 /* of the memory */
-/* A page that is left costs cow's pause 1.5 us; another pass of precopy looks at all page tables. */
-#define SETTLE_COW (UINT64_C(32) << 10)
-#define SETTLE_PRECOPY (UINT64_C(1) << 20)
+#define SETTLE_PAGES 8			 /* cow's: each costs the pause 1.5 us */
+#define SETTLE_BYTES (UINT64_C(1) << 20) /* precopy's: another pass looks at all there is */
 #define PASSES 8
 #define RUN_BYTES (UINT64_C(64) << 10) /* that a sequential writer's fault takes along */
 #define IDLE_MS 10
@@ -101,7 +100,8 @@ static uint64_t memory_of(const struct uffdwp_snapshot *s)
 	uint64_t n = s->size + s->staging.size + s->staging.books_size;
 
 	for (uint32_t k = 0; k < s->n; k++)
-		n += s->part[k].layer.marks_size * (s->part[k].layer.suspects ? 2 : 1);
+		n += s->part[k].layer.marks_size * (s->part[k].layer.suspects ? 2 : 1) +
+		     s->part[k].layer.blocks_size;
 	return n;
 }
 
@@ -530,9 +530,7 @@ __cold static void init(struct uffdwp_snapshot *s, struct uffdwp_region *const *
 				  : UFFDWP_SNAPSHOT_COW;
 	s->by_caller = o->by_caller;
 	s->rate = o->rate;
-	s->settle = o->settle				 ? o->settle
-		    : s->strategy == UFFDWP_SNAPSHOT_COW ? SETTLE_COW
-							 : SETTLE_PRECOPY;
+	s->settle = o->settle;
 	s->passes = o->passes ? o->passes : PASSES;
 	s->sink = *o->sink;
 	pthread_mutex_init(&s->lock, NULL);
@@ -544,6 +542,9 @@ __cold static void init(struct uffdwp_snapshot *s, struct uffdwp_region *const *
 		init_part(s, i, regions[i]);
 	if (s->strategy == UFFDWP_SNAPSHOT_COW)
 		s->unsaved = s->pages;
+	if (!s->settle)
+		s->settle = s->strategy == UFFDWP_SNAPSHOT_COW ? s->largest * SETTLE_PAGES
+							       : SETTLE_BYTES;
 }
 
 __cold static int init_staging(struct uffdwp_snapshot *s, uint64_t size)

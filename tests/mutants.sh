@@ -38,7 +38,7 @@ lost="tests/live/snapshot_discard lost_anon told_shared before_precopy"
 sinks="tests/live/snapshot_sink COW_THREADS_full cow_errors PRE_ASYNC_wait"
 ends="tests/live/snapshot_end handle_fails tracked_racing_cow"
 cow="snapshot --mem=anon --strategy=cow --size=1M --bounces=60 --watchdog=6"
-large="snapshot --mem=anon --strategy=cow --size=64M --bounces=30 --watchdog=6"
+edges="tests/live/snapshot_blocks"
 precopy="snapshot --mem=anon --strategy=precopy --size=1M --bounces=60 --watchdog=6"
 spared="tests/live/track_snapshot COW_THREADS/discarded"
 announced="tests/live/track_snapshot announced"
@@ -89,7 +89,7 @@ snap-zero|libuffdwp/staging.c|cow|a page that begins with zeros is taken for one
 snap-noted|libuffdwp/snapshot_cow.c|cow|the seal forgets what was written since arming|s/return err ? err : for_parts(s, seal_part);/(void)seal_part;\n\treturn err;/
 snap-proof|libuffdwp/snapshot_look.c|lost|nobody looks whether a page was discarded before it was copied|s/if (unlikely(!still_protected(p, first, n)))/(void)still_protected;\n\tif (0)/
 snap-rearm|libuffdwp/snapshot_cow.c|cow|pages that were written while it was armed are neither noted nor protected again|s/err = uffdwp__layer_protect(&p->layer, first, n, true);/err = 0;/
-snap-blocks|libuffdwp/snapshot_cow.c|large|blocks count as clean only after arming went over them|/^static int rearm_all/,/^}/s/^\t\tif (err)$/\t\tuffdwp__layer_take_blocks(\&p->layer, at \/ 64);\n&/
+snap-blocks|libuffdwp/snapshot_cow.c|edges|arming forgets blocks that it has taken|/^static int rearm_all/,/^}/s/i += run)/i = n)/
 snap-error|libuffdwp/snapshot_sink.c|sinks|errors of writes are forgotten|/^static void finished/,/^}/s/if (unlikely(err))/if (0)/
 snap-held|libuffdwp/snapshot.c|cow|writers that were held for want of staging never go on|s/any |= atomic_load_explicit(&s->nheld, memory_order_seq_cst) .*/(void)0;/
 snap-last|libuffdwp/snapshot_precopy.c|precopy|the seal does not copy what was written last|s/err = armed ? copy_written(p, true, &bytes)/err = armed ? 0/
@@ -119,7 +119,7 @@ make_tool() {
 	make -s -j2 -C "$work" BUILD=build build/uffd-stress build/tests/live/track_memory \
 		build/tests/live/track_api build/tests/live/track_snapshot \
 		build/tests/live/snapshot_discard build/tests/live/snapshot_sink \
-		build/tests/live/snapshot_end >"$work/make.out" 2>&1 ||
+		build/tests/live/snapshot_end build/tests/live/snapshot_blocks >"$work/make.out" 2>&1 ||
 		{ cat "$work/make.out" >&2; bad "$1: does not compile"; }
 }
 
@@ -144,7 +144,7 @@ command_of() {
 	spared) echo "$spared" ;;
 	announced) echo "$announced" ;;
 	cow) echo "$cow" ;;
-	large) echo "$large" ;;
+	edges) echo "$edges" ;;
 	precopy) echo "$precopy" ;;
 	*) bad "no command $1" ;;
 	esac
@@ -189,7 +189,7 @@ cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
 	"$here/tests" "$work/" || exit 99
 make_tool unmutated
 for command in bounce shmem racing signals sigbus events async marks holes discards granules both \
-	stops lost sinks ends spared announced cow large precopy; do
+	stops lost sinks ends spared announced edges cow precopy; do
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")
 	status=$?

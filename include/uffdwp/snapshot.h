@@ -172,8 +172,8 @@ struct uffdwp_snapshot_opts {
 	/*
 	 * Arming goes over what was written meanwhile again, until that is at most settle bytes, or
 	 * stops shrinking, or passes were made. Cow then leaves it to the seal, which copies it: what
-	 * is written most does not fault after the seal either. 0: 32 KiB with cow, 1 MiB with
-	 * precopy; and 8.
+	 * is written most does not fault after the seal either. 0: eight pages with cow, 1 MiB
+	 * with precopy; and 8.
 	 */
 	uint64_t settle;
 	uint32_t passes;

@@ -95,11 +95,11 @@ run_in() {
 
 # squeeze NAME MIB COMMAND...: with so much memory, so many times. Every ten seconds or so the kernel finds no page that
 # it would swap out, with swap enough, and ends the program: so it runs often, and not long; how often it was ended is told,
-# and it gets a MiB more then, up to sixteen times.
+# and it gets a MiB more then, up to sixteen times. Each time pages have to be swapped.
 squeeze() {
-	local name=$1 base=$2 mib rc=0 n=0 pages=0 killed=0 i again
+	local name=$1 base=$2 mib rc=0 n=1 pages=0 killed=0 i again
 	shift 2
-	for ((i = 0; i < times && rc == 0; i++)); do
+	for ((i = 0; i < times && rc == 0 && n > 0; i++)); do
 		mib=$base
 		for ((again = 0; again <= 16; again++)); do
 			run_in "$mib" "$@"
@@ -108,7 +108,7 @@ squeeze() {
 		done
 		pages=$((pages + n))
 	done
-	if [ $rc = 0 ] && [ $pages -gt 0 ]; then
+	if [ $rc = 0 ] && [ $n -gt 0 ]; then
 		passed=$((passed + 1))
 		printf 'pressure: %s in %d MiB, %d times, %d pages swapped out or in: nothing lost (%d more were killed)\n' \
 			"$name" "$base" $times $pages $killed

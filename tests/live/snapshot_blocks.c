@@ -25,9 +25,9 @@ static void own_memory(struct live *t)
 	t->pages = PAGES;
 }
 
-static void write_edges(struct live *t, size_t from, uint64_t value)
+static void write_edges(struct live *t, uint64_t value)
 {
-	for (size_t i = from; i < EDGES; i++)
+	for (size_t i = 0; i < EDGES; i++)
 		live_store(t->mem.addr + edges[i] * t->page, value + i);
 }
 
@@ -39,11 +39,11 @@ static void found(struct live *t, int mode, bool discard)
 	size_t by_seal;
 
 	own_memory(t);
-	write_edges(t, 0, 1000);
+	write_edges(t, 1000);
 	snap_open(&c, t, mode, discard ? UFFDWP_FEATURE_EVENT_REMOVE : 0);
 	snap_new(&c, &o);
 	CHECK_EQ(uffdwp_snapshot_arm(c.s), 0);
-	write_edges(t, 0, 2000);
+	write_edges(t, 2000);
 	/* From here on there is a suspect, which may be in any block. */
 	if (discard)
 		CHECK_EQ(madvise(t->mem.addr + (WORD - 1) * t->page, t->page, MADV_DONTNEED), 0);
@@ -52,7 +52,7 @@ static void found(struct live *t, int mode, bool discard)
 		live_store(t->mem.addr + edges[by_seal] * t->page, 3000);
 	by_seal /= 3;
 	snap_hold(&c);
-	write_edges(t, 0, 4000);
+	write_edges(t, 4000);
 	snap_go(&c);
 	snap_check_complete(&c);
 	CHECK_EQ(c.res.by_seal, by_seal * t->page);

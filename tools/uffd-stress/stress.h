@@ -94,7 +94,10 @@ void json_end(const struct stress_opts *o);
 
 /* ---- Watchdog: watchdog.c ---- */
 
-/* Starts the thread that watches; 0 or -errno. Call it after mem_hugepages_reserve(). */
+/*
+ * Starts the thread that watches, and has deadly signals reported; 0 or -errno. Call it after
+ * mem_hugepages_reserve().
+ */
 int watchdog_start(unsigned int stall);
 void watchdog_stop(void);
 
@@ -108,7 +111,7 @@ void watchdog_step(const char *text, uint64_t arg);
 void watchdog_rest(const char *text);
 void watchdog_leave(void);
 
-/* What a hang would be reported with: which case it is, and how to repeat it. NULL: nothing. */
+/* What a hang, or a death, would be reported with: which case it is, and how to repeat it. NULL: nothing. */
 void watchdog_case(const char *text);
 
 /* fork(), without the watchdog's thread; the parent's watchdog goes on. */

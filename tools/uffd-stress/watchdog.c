@@ -2,7 +2,8 @@
 /*
  * The watchdog: a thread that ends the program when one of the watched threads has made no step for
  * too long, after telling what every thread was doing. A hang is what these tests look for,
- * so it counts as a wrong result, not as an error of the harness.
+ * so it counts as a wrong result, not as an error of the harness. And who is killed by a signal says what it was
+ * doing.
  *
  * Each watched thread owns one slot and is the only one that writes to it; the watchdog only reads.
  * All of it is relaxed: a report that is one step late harms nobody.
@@ -44,6 +45,7 @@ static struct {
 	pthread_t thread;
 	unsigned int stall;
 	int stop;
+	pid_t pid; /* who started it */
 	_Atomic(const char *) about;
 } dog = { .stop = -1 };
 
@@ -205,12 +207,57 @@ static void *watch(void *arg)
 	return arg;
 }
 
+/* ---- Death ---- */
+
+/*
+ * Says who it was, and then lets the signal do what it does. The library's handler for SIGBUS calls this one with
+ * what is not its own.
+ */
+static void die(int sig, siginfo_t *si, void *uc)
+{
+	const char *about = atomic_load(&dog.about);
+	char text[1024];
+	int n;
+
+	(void)uc;
+	signal(sig, SIG_DFL);
+	if (si->si_code <= 0) /* sent: it does not come again by itself */
+		raise(sig);
+	if (getpid() != dog.pid)
+		return;
+	/* No stdio: its locks may be held. */
+	n = snprintf(text, sizeof(text),
+		     "\nuffd-stress: killed by signal %d, code %d, at address %p; %s%s%s (%" PRIu64
+		     ")\n",
+		     sig, si->si_code, si->si_addr, about ? about : "",
+		     mine ? "\nuffd-stress: " : "", mine ? atomic_load(&mine->text) : "",
+		     mine ? atomic_load(&mine->arg) : 0);
+	if (write(STDERR_FILENO, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1) < 0)
+		return;
+	mem_hugepages_restore();
+}
+
+/* Not where a sanitizer has its own. */
+static void report_death(void)
+{
+	static const int deadly[] = { SIGSEGV, SIGBUS, SIGABRT };
+	struct sigaction sa = { .sa_sigaction = die, .sa_flags = SA_SIGINFO | SA_ONSTACK }, now;
+	size_t i;
+
+	dog.pid = getpid();
+	for (i = 0; i < sizeof(deadly) / sizeof(deadly[0]); i++) {
+		if (!sigaction(deadly[i], NULL, &now) && now.sa_handler == SIG_DFL)
+			sigaction(deadly[i], &sa, NULL);
+	}
+}
+
 /* Signals are for the other threads. */
 int watchdog_start(unsigned int stall)
 {
 	sigset_t all, old;
 	int err;
 
+	report_death();
 	dog.stall = stall;
 	dog.stop = eventfd(0, EFD_CLOEXEC);
 	if (dog.stop < 0)

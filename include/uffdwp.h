@@ -284,7 +284,8 @@ struct uffdwp_event {
  * handler and may only do what signal-safety(7) allows and the calls of this header.
  *
  * missing: place the page with uffdwp_copy(), uffdwp_zeropage() or uffdwp_move(), return 0. A
- *   page may be asked for more than once, by several threads. UFFDWP_LATER: any thread places it
+ *   page may be asked for more than once, by several threads. -EBUSY, of a page that somebody
+ *   keeps: it is asked for again, for ten seconds. UFFDWP_LATER: any thread places it
  *   later, which wakes who waits (with UFFDWP_SERVE_SIGBUS the access is tried again meanwhile).
  *   NULL: zero-fill.
  * write: called exactly once for each page between its protection and its release, with up to

@@ -89,6 +89,8 @@ int uffdwp__piece_protect(struct uffdwp__piece *p, bool on, const struct uffdwp_
 	uint64_t ok = 0;
 	int err = 0;
 
+	if (on)
+		uffdwp__protecting(r);
 	if (on && by)
 		uffdwp__layer_doubt(by, p->first, p->n);
 	if (on && r->populate)
@@ -111,7 +113,8 @@ int uffdwp__protect_range(struct uffdwp_region *r, uint64_t addr, uint64_t len, 
 		struct uffdwp__piece p;
 
 		n = 0;
-		err = uffdwp__piece_lock(&p, r, addr + pos, len - pos);
+		err = uffdwp__piece_lock(&p, r, addr + pos, len - pos,
+					 by && on ? by->patience : UFFDWP__BUSY_NS);
 		if (!err)
 			err = uffdwp__piece_protect(&p, on, by, &n);
 		if (done)
@@ -505,7 +508,7 @@ static int discard_some(struct uffdwp_region *r, uint64_t addr, uint64_t len, bo
 		if (r->pages.n)
 			err = sweep_range(r, addr, min_u64(len, UFFDWP__PIECE), NULL);
 		if (!err)
-			err = uffdwp__piece_lock(&p, r, addr, len);
+			err = uffdwp__piece_lock(&p, r, addr, len, UFFDWP__BUSY_NS);
 		if (err)
 			return err;
 		ok = discard_piece(&p, remove, &err);

@@ -432,7 +432,7 @@ static int retake(struct uffdwp__layer *l, uint64_t i, uint64_t *n)
 	struct uffdwp_region *r = l->r;
 	struct uffdwp__piece p;
 	uint64_t done = 0;
-	int err = uffdwp__piece_lock(&p, r, uffdwp__addr_of(r, i), *n << r->shift);
+	int err = uffdwp__piece_lock(&p, r, uffdwp__addr_of(r, i), *n << r->shift, l->patience);
 
 	*n = 0;
 	if (err)

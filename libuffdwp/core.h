@@ -90,10 +90,13 @@ struct uffdwp_region {
 	_Atomic uint32_t run, exact, granule;
 	uint32_t own_run;
 	bool mem_is_addr;
-	uint32_t born;		    /* the last event before it was added */
-	bool populate;		    /* before protecting */
-	_Atomic bool gone;	    /* all of it was unmapped: it is not in the table any more */
-	struct uffdwp_region *next; /* in the handle's list */
+	uint32_t born;	   /* the last event before it was added */
+	bool populate;	   /* before protecting */
+	_Atomic bool gone; /* all of it was unmapped: it is not in the table any more */
+	_Atomic uint32_t
+		protections; /* calls that protected something: counted where signals serve */
+	_Atomic uint64_t kept_since, kept_last; /* see ask_later() in fault.c */
+	struct uffdwp_region *next;		/* in the handle's list */
 	_Atomic(const struct uffdwp__program *) program;
 	struct uffdwp__program programs[2];
 	/* Changed under the lock; used by readers. */

@@ -26,6 +26,9 @@
  * first, so often, counted from the last event.
  */
 #define STRAY_RETRIES 1000
+/* That a page may be kept from who wants to place it, looked at with such gaps at most. */
+#define KEPT_NS UINT64_C(10000000000)
+#define KEPT_GAP_NS UINT64_C(5000000000)
 /* So many reads that fail, one after another, are the end. */
 #define UNREAD_MAX 16
 /* Batches of which one is timed: two looks at the clock are two percent of a fault. */
@@ -86,6 +89,16 @@ static void serve_granule(struct uffdwp__server *s, struct uffdwp_region *r, uin
 	}
 }
 
+/*
+ * A snapshot would read pages of it that may never have been there, and wait for who places them, who may be this
+ * thread. They stay protected: at worst each faults for itself.
+ */
+static bool reads_absent(const struct uffdwp_region *r)
+{
+	return r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR) &&
+	       uffdwp__layer(r, UFFDWP__SNAPSHOT);
+}
+
 enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r,
 				       uint64_t page, uint64_t want, uint32_t tid, uint64_t *n)
 {
@@ -98,7 +111,7 @@ enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_r
 		*n += uffdwp__pages_claim(&r->pages, page + 1, window(r, page, want) - 1);
 		/* The rest first: once the writer goes on, all that its write marks is marked. */
 		granule = atomic_load_explicit(&r->granule, memory_order_relaxed);
-		if (unlikely(granule > 1))
+		if (unlikely(granule > 1) && !reads_absent(r))
 			serve_granule(s, r, page, *n, granule);
 		uffdwp__deliver(r, page, *n, &f, s->st);
 		return was;
@@ -137,6 +150,39 @@ static int place_default(struct uffdwp_region *r, uint64_t addr, enum uffdwp_fau
 	return uffdwp_continue(r, addr, r->page_size, 0, NULL);
 }
 
+static int ask(struct uffdwp_region *r, const struct uffdwp__program *p,
+	       const struct uffdwp_fault *f)
+{
+	int (*op)(struct uffdwp_region *, const struct uffdwp_fault *,
+		  void *) = f->kind == UFFDWP_FAULT_MISSING ? p->ops.missing : p->ops.minor;
+
+	return op ? op(r, f, p->ctx) : place_default(r, f->addr, f->kind);
+}
+
+/*
+ * After EBUSY: somebody keeps the page for longer than a call waits, as where a disk or a CPU stands still. The access
+ * comes again, and is asked for again; but not for ever, as who keeps the page may be waiting for it: then the
+ * handle fails.
+ */
+__cold static int ask_later(struct uffdwp_region *r, const struct uffdwp__program *p,
+			    const struct uffdwp_fault *f)
+{
+	uint64_t page = f->offset >> r->shift, now = uffdwp__sys_now(), last;
+
+	/* Let go just now, or it is not that. */
+	if (!r->pages.n || uffdwp__pages_get(&r->pages, page) < UFFDWP__BUSY)
+		return ask(r, p, f);
+	/* Relaxed: times, which may be a little late. */
+	last = atomic_exchange_explicit(&r->kept_last, now, memory_order_relaxed);
+	if (now - last > KEPT_GAP_NS)
+		atomic_store_explicit(&r->kept_since, now, memory_order_relaxed);
+	if (now - atomic_load_explicit(&r->kept_since, memory_order_relaxed) > KEPT_NS ||
+	    atomic_load_explicit(&r->h->stopping, memory_order_relaxed))
+		return -EBUSY;
+	uffdwp__sys_wake(r->h->fd, f->addr, r->page_size);
+	return UFFDWP_LATER;
+}
+
 int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
 			 enum uffdwp_fault_kind kind, bool write, uint32_t tid)
 {
@@ -151,8 +197,6 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 				  .tid = tid,
 				  .worker = s->worker };
 	const struct uffdwp__program *p = uffdwp__program(r);
-	int (*op)(struct uffdwp_region *, const struct uffdwp_fault *,
-		  void *) = kind == UFFDWP_FAULT_MISSING ? p->ops.missing : p->ops.minor;
 	int err = -ECANCELED;
 
 	/* From before this region, when there was another one here. */
@@ -162,7 +206,9 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 		return 0;
 	}
 	if (likely(!uffdwp__error(r->h))) {
-		err = op ? op(r, &f, p->ctx) : place_default(r, addr, kind);
+		err = ask(r, p, &f);
+		if (unlikely(err == -EBUSY))
+			err = ask_later(r, p, &f);
 		if (err == 0 || err == UFFDWP_LATER)
 			return err;
 		/* Unmapped meanwhile, or the process ended: nobody's failure. */

@@ -34,9 +34,10 @@
 struct uffdwp__layer {
 	struct uffdwp_region *r;
 	enum uffdwp__who who;
-	uint32_t run;	  /* most pages that one fault releases; 1: only those that were written */
-	uint32_t granule; /* pages, a power of two: one fault releases all of its granule */
-	int pagemap;	  /* of the process that is watched, or -1 */
+	uint32_t run;	   /* most pages that one fault releases; 1: only those that were written */
+	uint32_t granule;  /* pages, a power of two: one fault releases all of its granule */
+	uint64_t patience; /* ns that it waits for a page which somebody has */
+	int pagemap;	   /* of the process that is watched, or -1 */
 	bool anonymous;
 	/*
 	 * BUSY pages [first, first + n) are about to be written, discarded, or let go: keep what they

@@ -9,7 +9,6 @@
 
 #define EAGAIN_NS UINT64_C(5000000000)
 #define AT_ONCE 256 /* tries between two reads */
-#define EBUSY_NS UINT64_C(1000000000)
 
 /* ---- Waiting for something that another thread does, but not for ever ---- */
 
@@ -40,7 +39,7 @@ bool uffdwp__wait_events(struct uffdwp *h, struct uffdwp__wait *w)
 
 bool uffdwp__wait_busy(struct uffdwp__wait *w)
 {
-	return uffdwp__wait(w, EBUSY_NS);
+	return uffdwp__wait(w, UFFDWP__BUSY_NS);
 }
 
 void uffdwp__wake(struct uffdwp *h, uint64_t addr, uint64_t len)
@@ -109,12 +108,12 @@ static bool lock_some(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t
 }
 
 int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr,
-		       uint64_t len)
+		       uint64_t len, uint64_t limit)
 {
 	struct uffdwp__wait w = { 0 };
 
 	while (!lock_some(p, r, addr, len))
-		if (!uffdwp__wait_busy(&w))
+		if (!uffdwp__wait(&w, limit))
 			return -EBUSY;
 	return p->n ? 0 : -ENOENT;
 }

@@ -12,6 +12,7 @@
 #include "core.h"
 
 #define UFFDWP__PIECE (UINT64_C(16) << 20)
+#define UFFDWP__BUSY_NS UINT64_C(1000000000) /* that a call waits for a page somebody has */
 
 /* Waiting for what another thread does, but not for ever. Begins zeroed. */
 struct uffdwp__wait {
@@ -72,11 +73,19 @@ struct uffdwp__piece {
 };
 
 /*
- * Locks as many pages as can be from addr on, at least one; waits for one that is BUSY. -EBUSY:
+ * Locks as many pages as can be from addr on, at least one; waits for one that is BUSY, limit ns. -EBUSY:
  * in vain; -ENOENT: it is not there.
  */
 int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr,
-		       uint64_t len);
+		       uint64_t len, uint64_t limit);
+
+/* Before pages become ARMED: see try_again() in sigbus.c. */
+static inline void uffdwp__protecting(struct uffdwp_region *r)
+{
+	/* Relaxed: the page's state orders. */
+	if (r->h->serve == UFFDWP_SERVE_SIGBUS)
+		atomic_fetch_add_explicit(&r->protections, 1, memory_order_relaxed);
+}
 
 /* Gives up n pages from page i of the piece on. */
 void uffdwp__piece_unlock(struct uffdwp__piece *p, uint64_t i, uint64_t n,

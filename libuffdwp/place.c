@@ -146,8 +146,12 @@ static int place_some(struct uffdwp__piece *p, enum place what, uint64_t src, ui
 	bool keep = what != PLACE_POISON, armed;
 	bool wp = keep && (protect || uffdwp__piece_was_armed(p, i));
 	uint64_t n = same_kind(p, i, protect || !keep);
-	int err = place_run(r, what, p->addr + (i << r->shift), src + (i << r->shift),
-			    n << r->shift, wp, done);
+	int err;
+
+	if (wp)
+		uffdwp__protecting(r);
+	err = place_run(r, what, p->addr + (i << r->shift), src + (i << r->shift), n << r->shift,
+			wp, done);
 	*done &= ~(r->page_size - 1);
 	n = *done >> r->shift;
 	uffdwp__piece_unlock(p, i, n, wp ? UFFDWP__ARMED : UFFDWP__FREE);
@@ -213,7 +217,7 @@ static int place_range(struct uffdwp_region *r, enum place what, uint64_t addr, 
 
 		n = 0;
 		events = atomic_load_explicit(&r->h->events_done, memory_order_acquire);
-		err = uffdwp__piece_lock(&p, r, addr + pos, len - pos);
+		err = uffdwp__piece_lock(&p, r, addr + pos, len - pos, UFFDWP__BUSY_NS);
 		if (!err)
 			err = place_piece(&p, what, src + pos, flags & UFFDWP_COPY_WP, &n);
 		if (unlikely(err == -ENOENT) && moved_on(r->h, events))

@@ -301,7 +301,7 @@ __cold static void quiesce(struct uffdwp_region *r)
 	for (uint64_t addr = r->base; r->pages.n && addr < end;) {
 		struct uffdwp__piece p;
 
-		if (uffdwp__piece_lock(&p, r, addr, end - addr))
+		if (uffdwp__piece_lock(&p, r, addr, end - addr, UFFDWP__BUSY_NS))
 			return;
 		uffdwp__piece_unlock(&p, 0, p.n, UFFDWP__FREE);
 		addr += p.len;

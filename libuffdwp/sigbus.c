@@ -146,7 +146,8 @@ static enum outcome serve_region(struct uffdwp__server *s, const struct uffdwp__
 	return absent ? serve_absent(s, r, page, addr) : FOREIGN;
 }
 
-static enum outcome serve_handle(struct uffdwp *h, uint64_t addr, const ucontext_t *uc)
+static enum outcome serve_handle(struct uffdwp *h, uint64_t addr, const ucontext_t *uc,
+				 uint32_t *generation)
 {
 	struct uffdwp__server s = { .h = h, .st = &h->stats, .worker = UFFDWP_NO_WORKER };
 	const struct uffdwp__entry *e;
@@ -158,8 +159,11 @@ static enum outcome serve_handle(struct uffdwp *h, uint64_t addr, const ucontext
 	slot = uffdwp__serving_begin(h);
 	phase = uffdwp__enter(h);
 	e = uffdwp__lookup(h, addr);
-	if (e)
+	if (e) {
 		out = serve_region(&s, e, addr, uc);
+		/* After the page's state: who finds it FREE again sees the protection in between counted. */
+		*generation += atomic_load_explicit(&e->r->protections, memory_order_relaxed);
+	}
 	uffdwp__leave(h, phase);
 	uffdwp__serving_end(h, slot);
 	if (since && out != FOREIGN)
@@ -167,7 +171,10 @@ static enum outcome serve_handle(struct uffdwp *h, uint64_t addr, const ucontext
 	return out;
 }
 
-/* Tells in *generation which regions there were: a number that grows with every change. */
+/*
+ * Tells in *generation which regions there were, and how often the address's own was protected: a number that grows
+ * with every change.
+ */
 static enum outcome serve(uint64_t addr, const ucontext_t *uc, uint32_t *generation)
 {
 	unsigned int phase = uffdwp__readers_enter(&chain.readers);
@@ -180,20 +187,23 @@ static enum outcome serve(uint64_t addr, const ucontext_t *uc, uint32_t *generat
 		if (!h || uffdwp__check(h))
 			continue;
 		*generation += atomic_load_explicit(&h->readers.phase, memory_order_relaxed);
-		out = serve_handle(h, addr, uc);
+		out = serve_handle(h, addr, uc, generation);
 	}
 	uffdwp__readers_leave(&chain.readers, phase);
 	return out;
 }
 
-/* Whether to let the access be tried again. */
+/*
+ * Whether to let the access be tried again. One that comes after another protection is another one: a thread that
+ * never gets its page first, and faults nowhere else, has only such.
+ */
 static bool try_again(uint64_t addr, enum outcome out, uint32_t generation)
 {
 	if (out == PROGRESS)
 		vain.times = 0;
 	if (out == PROGRESS || out == WAIT)
 		return true;
-	if (vain.addr != addr || (out == FOREIGN && vain.generation != generation))
+	if (vain.addr != addr || vain.generation != generation)
 		vain.times = 0;
 	vain.addr = addr;
 	vain.generation = generation;

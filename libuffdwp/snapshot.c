@@ -74,6 +74,8 @@
 #define PASSES 8
 #define RUN_BYTES (UINT64_C(64) << 10) /* that a sequential writer's fault takes along */
 #define IDLE_MS 10
+/* A collect that gives up loses nothing; a snapshot would be lost, to a CPU or a disk that stands still. */
+#define PATIENCE_NS UINT64_C(5000000000)
 #define BACK_NS 1000000 /* a look at the faults so often */
 #define BACK_PAGES 25	/* saved by faults since the last look: too many to sweep */
 #define BACK_PAGE_NS \
@@ -511,6 +513,7 @@ __cold static void init_part(struct uffdwp_snapshot *s, size_t i, struct uffdwp_
 	p->step = (uint32_t)(r->kernel_page / uffdwp__sys_page_size());
 	p->anonymous = uffdwp__sys_all_anonymous(pid, addr, r->size) == 1;
 	p->layer.run = p->layer.granule = 1;
+	p->layer.patience = PATIENCE_NS;
 	p->layer.write = uffdwp__snapshot_write;
 	p->layer.keep = uffdwp__snapshot_keep;
 	p->layer.event = uffdwp__snapshot_event;

@@ -198,7 +198,8 @@ static bool copy_marked(struct uffdwp__part *p, uint64_t first, uint64_t n, int 
 	if (unit == UFFDWP__NONE)
 		return false;
 	make_present(p, first, n);
-	*err = uffdwp__piece_lock(&piece, r, uffdwp__addr_of(r, first), uffdwp__part_bytes(p, n));
+	*err = uffdwp__piece_lock(&piece, r, uffdwp__addr_of(r, first), uffdwp__part_bytes(p, n),
+				  p->layer.patience);
 	if (*err) {
 		uffdwp__staging_put(&s->staging, unit, units);
 		return true;

@@ -122,6 +122,7 @@ __cold static int attach(struct uffdwp_track *t, struct uffdwp_region *r)
 	int err;
 
 	l->run = 1;
+	l->patience = UFFDWP__BUSY_NS;
 	l->granule = t->granule ? (uint32_t)(t->granule >> r->shift) : 1;
 	err = uffdwp__layer_attach(l, r, UFFDWP__TRACK);
 	if (err)

@@ -42,6 +42,9 @@ edges="tests/live/snapshot_blocks"
 precopy="snapshot --mem=anon --strategy=precopy --size=1M --bounces=60 --watchdog=6"
 spared="tests/live/track_snapshot COW_THREADS/discarded"
 announced="tests/live/track_snapshot announced"
+kept="tests/live/missing kept/threads"
+absent="tests/live/track_snapshot granule-absent"
+loser="tests/live/sigbus loser"
 holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --watchdog=8"
 
 # name | file | command | what is wrong | sed program
@@ -99,6 +102,9 @@ protected-again|libuffdwp/call.c|announced|protecting for one layer hides discar
 peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\tif (s->take)$/\tif (1)/
 no-hold|libuffdwp/snapshot_save.c|sinks|who finds staging full is not held|s/^\t\thold(p, first, n);/\t\treturn 0;/
 handle-error|libuffdwp/snapshot_cow.c|ends|the error of the handle is not the verdict|s/err ? UFFDWP_SNAPSHOT_FAILED : UFFDWP_SNAPSHOT_CANCELLED,/UFFDWP_SNAPSHOT_CANCELLED,/
+kept-page|libuffdwp/fault.c|kept|a page that somebody keeps is an error|s/if (unlikely(err == -EBUSY))/if (0)/
+losers|libuffdwp/piece.h|loser|an access in vain counts, whatever was protected since|s/atomic_fetch_add_explicit(&r->protections, 1/atomic_fetch_add_explicit(\&r->protections, 0/
+granule-absent|libuffdwp/fault.c|absent|a granule is saved whose pages may be missing|s/ \&\& !reads_absent(r))/ \&\& (!reads_absent(r) || 1))/
 removed|libuffdwp/snapshot_event.c|lost|what an event tells of file memory is ignored|s/^\t\tdiscarded(p, first, end);/\t\t;/
 END
 }
@@ -119,7 +125,8 @@ make_tool() {
 	make -s -j2 -C "$work" BUILD=build build/uffd-stress build/tests/live/track_memory \
 		build/tests/live/track_api build/tests/live/track_snapshot \
 		build/tests/live/snapshot_discard build/tests/live/snapshot_sink \
-		build/tests/live/snapshot_end build/tests/live/snapshot_blocks >"$work/make.out" 2>&1 ||
+		build/tests/live/snapshot_end build/tests/live/snapshot_blocks \
+		build/tests/live/missing build/tests/live/sigbus >"$work/make.out" 2>&1 ||
 		{ cat "$work/make.out" >&2; bad "$1: does not compile"; }
 }
 
@@ -142,6 +149,9 @@ command_of() {
 	sinks) echo "$sinks" ;;
 	ends) echo "$ends" ;;
 	spared) echo "$spared" ;;
+	kept) echo "$kept" ;;
+	absent) echo "$absent" ;;
+	loser) echo "$loser" ;;
 	announced) echo "$announced" ;;
 	cow) echo "$cow" ;;
 	edges) echo "$edges" ;;

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define READERS 3
 #define BOTH (UFFDWP_MODE_MISSING | UFFDWP_MODE_WP)
@@ -17,7 +18,7 @@ struct test {
 	uint32_t flags;
 	bool zero;
 	_Atomic uint32_t *missing, *writes;
-	_Atomic int later;
+	_Atomic int later, was_read;
 };
 
 static int on_missing(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
@@ -310,6 +311,97 @@ static void later_and_wake(struct live *t)
 	teardown(&c);
 }
 
+/* ---- A page that somebody keeps, and that is not there any more ---- */
+
+static int keep(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	struct test *c = ctx;
+
+	(void)r;
+	(void)f;
+	atomic_fetch_add(&c->later, 1);
+	return UFFDWP_LATER;
+}
+
+static void *write_first(void *arg)
+{
+	struct test *c = arg;
+
+	live_store(c->t->mem.addr + c->t->page - 8, 5);
+	return NULL;
+}
+
+static void *read_and_tell(void *arg)
+{
+	struct test *c = arg;
+
+	read_first(c);
+	atomic_store(&c->was_read, 1);
+	return NULL;
+}
+
+/* Past the library: the page is kept, so the library would refuse. */
+static void discard_first(struct live *t)
+{
+	bool shared = BIT(t->mem.kind) & KINDS_SHARED;
+
+	if (!madvise(t->mem.addr, t->page, shared ? MADV_REMOVE : MADV_DONTNEED))
+		return;
+	CHECK_EQ(errno, EINVAL);
+	live_skip("memory of this kind can not be discarded: since Linux 5.18");
+}
+
+/*
+ * Who reads it meanwhile waits, longer than a call does, until it is let go. Nobody's handle fails for that.
+ */
+static void kept(struct live *t, uint32_t serve)
+{
+	struct uffdwp_ops keep_ops = { .sz = sizeof(ops), .missing = on_missing, .write = keep };
+	struct uffdwp *h = open_for(t, serve);
+	pthread_t reader, writer;
+	struct uffdwp_region *r;
+	struct live_server s;
+	struct test c;
+
+	setup(&c, t);
+	r = live_region(t, h, BOTH, 1, &keep_ops, &c);
+	live_serve(&s, h);
+	read_first(&c);
+	CHECK_EQ(uffdwp_protect(r, (uintptr_t)t->mem.addr, t->page, NULL), 0);
+	live_thread(&writer, write_first, &c);
+	live_until(&c.later, 1);
+	discard_first(t);
+	live_thread(&reader, read_and_tell, &c);
+	live_msleep(2300);
+	CHECK_EQ(uffdwp_error(h), 0);
+	CHECK_EQ(atomic_load(&c.was_read), 0);
+	CHECK_EQ(uffdwp_release(r, (uintptr_t)t->mem.addr, t->page, NULL), 0);
+	live_join(reader);
+	live_join(writer);
+	CHECK_EQ(live_load(t->mem.addr), live_load(c.src));
+	CHECK_EQ(live_load(t->mem.addr + t->page - 8), 5);
+	CHECK_EQ(atomic_load(&c.later), 1);
+	CHECK_EQ(uffdwp_error(h), 0);
+	live_serve_stop(&s);
+	CHECK_EQ(uffdwp_close(h), 0);
+	teardown(&c);
+}
+
+static void kept_threads(struct live *t)
+{
+	kept(t, UFFDWP_SERVE_THREADS);
+}
+
+static void kept_caller(struct live *t)
+{
+	kept(t, UFFDWP_SERVE_CALLER);
+}
+
+static void kept_sigbus(struct live *t)
+{
+	kept(t, UFFDWP_SERVE_SIGBUS);
+}
+
 static const struct live_case cases[] = {
 	{ "copy/threads", copy_threads, KINDS_ALL, 0, 0 },
 	{ "copy-wp/threads", copy_wp_threads, KINDS_ALL, 0, 0 },
@@ -328,6 +420,9 @@ static const struct live_case cases[] = {
 	{ "eexist", eexist, KINDS_ALL, 0, 0 },
 	{ "later/sigbus", later_sigbus, KINDS_ALL, 0, 0 },
 	{ "later-and-wake", later_and_wake, KINDS_ALL, 0, 0 },
+	{ "kept/threads", kept_threads, BIT(MEM_ANON) | KINDS_SHARED, 0, 10 },
+	{ "kept/caller", kept_caller, BIT(MEM_ANON), 0, 10 },
+	{ "kept/sigbus", kept_sigbus, BIT(MEM_ANON), 0, 10 },
 };
 
 LIVE_MAIN(cases)

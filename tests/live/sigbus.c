@@ -6,6 +6,7 @@
 #include "../common/live.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -226,6 +227,74 @@ static void keeps_errno(struct live *t)
 	CHECK_EQ(uffdwp_close(h), 0);
 }
 
+/* ---- A thread that never gets its page first ---- */
+
+#define LOSSES 20000
+
+struct contest {
+	struct live *t;
+	_Atomic int inside, second;
+};
+
+static void spin_until(const _Atomic int *v, int want)
+{
+	while (atomic_load_explicit(v, memory_order_acquire) < want)
+		sched_yield();
+}
+
+/* Lets the other thread fault on the page before it is released. */
+static int let_in(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	struct contest *c = ctx;
+
+	(void)r;
+	(void)f;
+	atomic_fetch_add(&c->inside, 1);
+	for (volatile int i = 0; i < 5000; i++)
+		;
+	return 0;
+}
+
+/* It faults nowhere else. */
+static void *lose(void *arg)
+{
+	struct contest *c = arg;
+
+	for (int i = 1; i <= LOSSES; i++) {
+		spin_until(&c->inside, i);
+		live_store(c->t->mem.addr + 8, (uint64_t)i);
+		atomic_store(&c->second, i);
+	}
+	return NULL;
+}
+
+/*
+ * It finds its page released each time, or being released: that its access was in vain so often, with a protection
+ * in between, does not make it a bad one.
+ */
+static void loser(struct live *t)
+{
+	static const struct uffdwp_ops contest_ops = { .sz = sizeof(contest_ops), .write = let_in };
+	struct uffdwp *h = live_open(UFFDWP_SERVE_SIGBUS, mem_wp_features(t->mem.kind));
+	struct contest c = { .t = t };
+	struct uffdwp_region *r = live_region(t, h, UFFDWP_MODE_WP, 1, &contest_ops, &c);
+	struct uffdwp_stats st;
+	pthread_t other;
+
+	live_store(t->mem.addr, 1);
+	live_thread(&other, lose, &c);
+	for (int i = 1; i <= LOSSES; i++) {
+		CHECK_EQ(uffdwp_protect(r, (uintptr_t)t->mem.addr, t->page, NULL), 0);
+		live_store(t->mem.addr, (uint64_t)i);
+		spin_until(&c.second, i);
+		CHECK_EQ(atomic_load(&c.inside), i);
+	}
+	live_join(other);
+	live_stats(h, &st);
+	CHECK(st.duplicates > 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
 static const struct live_case cases[] = {
 	{ "chain/siginfo", chain_siginfo, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "chain/plain", chain_plain, BIT(MEM_ANON), UFFDWP_FEATURE_SIGBUS, 5 },
@@ -233,6 +302,7 @@ static const struct live_case cases[] = {
 	{ "reinstalled", reinstalled, BIT(MEM_ANON) | BIT(MEM_SHMEM), UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "two-handles", two_handles, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "next-to-threads", next_to_threads, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
+	{ "loser", loser, BIT(MEM_ANON) | BIT(MEM_SHMEM), UFFDWP_FEATURE_SIGBUS, 30 },
 	{ "keeps-errno", keeps_errno, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 };
 

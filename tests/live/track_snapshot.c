@@ -274,6 +274,37 @@ static void announced_precopy(struct live *t)
 	announced(t, UFFDWP_SNAPSHOT_PRECOPY);
 }
 
+/*
+ * The rest of a granule may never have been there: who serves the write must not wait for it to be placed, by himself.
+ */
+static void granule_absent(struct live *t)
+{
+	struct uffdwp_snapshot_opts o = { .by_caller = 0 };
+	struct uffdwp_track_opts to = { .sz = sizeof(to), .granule = 4 * t->page };
+	struct both b = { .dirty = NULL };
+	struct snap *c = &b.c;
+
+	snap_open(c, t, SNAP_COW_CALLER, mem_missing_features(t->mem.kind));
+	CHECK_EQ(uffdwp_region_remove(c->r), 0);
+	c->r = live_region(t, c->h, UFFDWP_MODE_WP | UFFDWP_MODE_MISSING, 1, NULL, NULL);
+	CHECK_EQ(uffdwp_track_start(&b.track, &c->r, 1, &to), 0);
+	live_store(t->mem.addr, t->seed | 1);
+	snap_new(c, &o);
+	CHECK_EQ(uffdwp_snapshot_arm(c->s), 0);
+	atomic_store(&c->sink.gate, 1);
+	CHECK_EQ(uffdwp_snapshot_seal(c->s), 0);
+	live_until(&c->sink.waiting, 1);
+	live_store(t->mem.addr, 0);
+	live_store(t->mem.addr + t->page, 1);
+	snap_go(c);
+	snap_wait(c);
+	CHECK_EQ(c->res.verdict, UFFDWP_SNAPSHOT_COMPLETE);
+	CHECK_EQ(live_load(c->sink.copy), t->seed | 1);
+	CHECK_EQ(live_load(c->sink.copy + t->page), 0);
+	CHECK_EQ(uffdwp_error(c->h), 0);
+	finish(&b);
+}
+
 #define CASES(mode)                                 \
 	static void mode##_given_on(struct live *t) \
 	{                                           \
@@ -317,6 +348,8 @@ static const struct live_case cases[] = {
 	{ "COW_THREADS/discarded", COW_THREADS_discarded, KINDS_ANON, 0, 0 },
 	{ "COW_CALLER/discarded", COW_CALLER_discarded, KINDS_ANON, 0, 0 },
 	{ "COW_SIGBUS/discarded", COW_SIGBUS_discarded, KINDS_ANON, 0, 0 },
+	{ "granule-absent", granule_absent, KINDS_ALL & ~KINDS_HUGETLB,
+	  UFFDWP_FEATURE_WP_UNPOPULATED, 10 },
 	{ "announced/cow", announced_cow, KINDS_ANON, UFFDWP_FEATURE_EVENT_REMOVE, 0 },
 	{ "announced/precopy", announced_precopy, KINDS_ANON, UFFDWP_FEATURE_EVENT_REMOVE, 0 },
 };

@@ -95,8 +95,7 @@ struct uffdwp_region {
 	_Atomic bool gone; /* all of it was unmapped: it is not in the table any more */
 	_Atomic uint32_t
 		protections; /* calls that protected something: counted where signals serve */
-	_Atomic uint64_t kept_since, kept_last; /* see ask_later() in fault.c */
-	struct uffdwp_region *next;		/* in the handle's list */
+	struct uffdwp_region *next; /* in the handle's list */
 	_Atomic(const struct uffdwp__program *) program;
 	struct uffdwp__program programs[2];
 	/* Changed under the lock; used by readers. */

@@ -26,9 +26,7 @@
  * first, so often, counted from the last event.
  */
 #define STRAY_RETRIES 1000
-/* That a page may be kept from who wants to place it, looked at with such gaps at most. */
-#define KEPT_NS UINT64_C(10000000000)
-#define KEPT_GAP_NS UINT64_C(5000000000)
+#define KEPT_TRIES 10 /* of a second each, to place a page that somebody keeps */
 /* So many reads that fail, one after another, are the end. */
 #define UNREAD_MAX 16
 /* Batches of which one is timed: two looks at the clock are two percent of a fault. */
@@ -150,8 +148,8 @@ static int place_default(struct uffdwp_region *r, uint64_t addr, enum uffdwp_fau
 	return uffdwp_continue(r, addr, r->page_size, 0, NULL);
 }
 
-static int ask(struct uffdwp_region *r, const struct uffdwp__program *p,
-	       const struct uffdwp_fault *f)
+static int ask_once(struct uffdwp_region *r, const struct uffdwp__program *p,
+		    const struct uffdwp_fault *f)
 {
 	int (*op)(struct uffdwp_region *, const struct uffdwp_fault *,
 		  void *) = f->kind == UFFDWP_FAULT_MISSING ? p->ops.missing : p->ops.minor;
@@ -160,27 +158,24 @@ static int ask(struct uffdwp_region *r, const struct uffdwp__program *p,
 }
 
 /*
- * After EBUSY: somebody keeps the page for longer than a call waits, as where a disk or a CPU stands still. The access
- * comes again, and is asked for again; but not for ever, as who keeps the page may be waiting for it: then the
- * handle fails.
+ * EBUSY comes from who keeps a page for longer than a call waits, as where a disk or a CPU stands still: asked again
+ * then, but not for ever, as who keeps it may be waiting for it. Or it comes at once, and means something else.
  */
-__cold static int ask_later(struct uffdwp_region *r, const struct uffdwp__program *p,
-			    const struct uffdwp_fault *f)
+static int ask(struct uffdwp_region *r, const struct uffdwp__program *p,
+	       const struct uffdwp_fault *f)
 {
-	uint64_t page = f->offset >> r->shift, now = uffdwp__sys_now(), last;
+	int err = ask_once(r, p, f);
 
-	/* Let go just now, or it is not that. */
-	if (!r->pages.n || uffdwp__pages_get(&r->pages, page) < UFFDWP__BUSY)
-		return ask(r, p, f);
-	/* Relaxed: times, which may be a little late. */
-	last = atomic_exchange_explicit(&r->kept_last, now, memory_order_relaxed);
-	if (now - last > KEPT_GAP_NS)
-		atomic_store_explicit(&r->kept_since, now, memory_order_relaxed);
-	if (now - atomic_load_explicit(&r->kept_since, memory_order_relaxed) > KEPT_NS ||
-	    atomic_load_explicit(&r->h->stopping, memory_order_relaxed))
-		return -EBUSY;
-	uffdwp__sys_wake(r->h->fd, f->addr, r->page_size);
-	return UFFDWP_LATER;
+	for (int again = 0; unlikely(err == -EBUSY) && again < KEPT_TRIES; again++) {
+		uint64_t began = uffdwp__sys_now();
+
+		if (atomic_load_explicit(&r->h->stopping, memory_order_relaxed))
+			break;
+		err = ask_once(r, p, f);
+		if (err == -EBUSY && uffdwp__sys_now() - began < UFFDWP__BUSY_NS / 2)
+			break;
+	}
+	return err;
 }
 
 int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
@@ -207,8 +202,6 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 	}
 	if (likely(!uffdwp__error(r->h))) {
 		err = ask(r, p, &f);
-		if (unlikely(err == -EBUSY))
-			err = ask_later(r, p, &f);
 		if (err == 0 || err == UFFDWP_LATER)
 			return err;
 		/* Unmapped meanwhile, or the process ended: nobody's failure. */

@@ -115,11 +115,9 @@ static int missing(struct uffdwp_region *r, const struct uffdwp_fault *f, void *
 	/* Faults come as soon as the region is there, before the one who adds it knows. */
 	atomic_store_explicit(&t->r, r, memory_order_relaxed);
 	err = resolve(r, f, t);
-	/* Not now: it will be asked for again. */
-	if (err == -EBUSY || err == -EAGAIN) {
-		uffdwp_wake(r, f->addr, f->len);
-		return 0;
-	}
+	/* Not now: it will be asked for again; where it has moved to, by who faulted. */
+	if (err == -EBUSY || err == -EAGAIN)
+		return uffdwp_wake(r, f->addr, f->len) ? -ENOENT : 0;
 	if (err < 0 && err != -ENOENT && err != -ESRCH)
 		uffdwp__restore_error(t->rs, err);
 	return err;

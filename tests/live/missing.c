@@ -372,7 +372,9 @@ static void kept(struct live *t, uint32_t serve)
 	live_until(&c.later, 1);
 	discard_first(t);
 	live_thread(&reader, read_and_tell, &c);
-	live_msleep(2300);
+	/* Asked for each second. */
+	while (atomic_load(&c.missing[0]) < 4)
+		live_msleep(10);
 	CHECK_EQ(uffdwp_error(h), 0);
 	CHECK_EQ(atomic_load(&c.was_read), 0);
 	CHECK_EQ(uffdwp_release(r, (uintptr_t)t->mem.addr, t->page, NULL), 0);

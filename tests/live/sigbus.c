@@ -229,7 +229,7 @@ static void keeps_errno(struct live *t)
 
 /* ---- A thread that never gets its page first ---- */
 
-#define LOSSES 20000
+#define LOSSES 2000
 
 struct contest {
 	struct live *t;

@@ -301,6 +301,11 @@ static void granule_absent(struct live *t)
 	CHECK_EQ(c->res.verdict, UFFDWP_SNAPSHOT_COMPLETE);
 	CHECK_EQ(live_load(c->sink.copy), t->seed | 1);
 	CHECK_EQ(live_load(c->sink.copy + t->page), 0);
+	b.dirty = calloc(1, t->pages);
+	CHECK(b.dirty);
+	collect(&b);
+	for (size_t i = 0; i < t->pages; i++)
+		CHECK_EQ(b.dirty[i], i < 4);
 	CHECK_EQ(uffdwp_error(c->h), 0);
 	finish(&b);
 }

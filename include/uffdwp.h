@@ -292,7 +292,7 @@ struct uffdwp_event {
  *   opts.run pages that nobody has written since: save them, return 0; they are released then.
  *   UFFDWP_LATER: the pages stay protected and their writers asleep until uffdwp_release().
  *   NULL: release.
- * minor: the page cache holds what it should: return 0 after uffdwp_continue(), or UFFDWP_LATER.
+ * minor: the page cache holds what it should: return 0 after uffdwp_continue(), -EBUSY or UFFDWP_LATER as above.
  *   NULL: continue.
  * event: the address space changed. Faults may wait for it: be short. NULL: ignore. What the
  *   library's own books need is done in any case.

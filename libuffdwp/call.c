@@ -89,8 +89,6 @@ int uffdwp__piece_protect(struct uffdwp__piece *p, bool on, const struct uffdwp_
 	uint64_t ok = 0;
 	int err = 0;
 
-	if (on)
-		uffdwp__protecting(r);
 	if (on && by)
 		uffdwp__layer_doubt(by, p->first, p->n);
 	if (on && r->populate)
@@ -199,7 +197,7 @@ __cold static void poison_missing(const struct uffdwp__entry *e)
 	const struct uffdwp *h = e->r->h;
 	uint64_t pos = e->start;
 
-	if (!(e->r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR)) ||
+	if (!uffdwp__places(e->r) ||
 	    (!(h->features & UFFDWP_FEATURE_POISON) && h->source != UFFDWP_SOURCE_ADOPTED))
 		return;
 	while (pos < e->end) {
@@ -345,7 +343,7 @@ static void make_present(struct uffdwp_region *r, uint64_t first, uint64_t n)
 	uint64_t addr = uffdwp__addr_of(r, first);
 	char byte;
 
-	if (!(r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR)))
+	if (!uffdwp__places(r))
 		return;
 	for (uint64_t pos = 0; pos < n << r->shift; pos += r->kernel_page)
 		uffdwp_read(r, addr + pos, &byte, 1, NULL);

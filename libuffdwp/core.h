@@ -90,11 +90,11 @@ struct uffdwp_region {
 	_Atomic uint32_t run, exact, granule;
 	uint32_t own_run;
 	bool mem_is_addr;
-	uint32_t born;	   /* the last event before it was added */
-	bool populate;	   /* before protecting */
-	_Atomic bool gone; /* all of it was unmapped: it is not in the table any more */
-	_Atomic uint32_t
-		protections; /* calls that protected something: counted where signals serve */
+	/* So often pages of it became ARMED: counted where signals serve. */
+	_Atomic uint32_t protections;
+	uint32_t born;		    /* the last event before it was added */
+	bool populate;		    /* before protecting */
+	_Atomic bool gone;	    /* all of it was unmapped: it is not in the table any more */
 	struct uffdwp_region *next; /* in the handle's list */
 	_Atomic(const struct uffdwp__program *) program;
 	struct uffdwp__program programs[2];
@@ -199,6 +199,12 @@ static inline const struct uffdwp__program *uffdwp__program(const struct uffdwp_
 {
 	/* Pairs with the release in uffdwp_region_set_ops(). */
 	return atomic_load_explicit(&r->program, memory_order_acquire);
+}
+
+/* Whether pages of it may be missing, or not mapped, until who serves the fault has placed them. */
+static inline bool uffdwp__places(const struct uffdwp_region *r)
+{
+	return r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR);
 }
 
 /* In a reader section, or under the lock: seq_cst as the table, see uffdwp__readers_wait(). */

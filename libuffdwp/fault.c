@@ -64,8 +64,7 @@ static uint64_t window(const struct uffdwp_region *r, uint64_t page, uint64_t wa
 	 * Pages that were never there may be protected too, and reading one would be a fault of
 	 * its own.
 	 */
-	if (r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR) ||
-	    atomic_load_explicit(&r->exact, memory_order_relaxed))
+	if (uffdwp__places(r) || atomic_load_explicit(&r->exact, memory_order_relaxed))
 		return min_u64(run, want);
 	behind = uffdwp__pages_behind(&r->pages, page, run);
 	return min_u64(run, behind >= BEHIND_MIN ? max_u64(want, behind) : want);
@@ -93,8 +92,7 @@ static void serve_granule(struct uffdwp__server *s, struct uffdwp_region *r, uin
  */
 static bool reads_absent(const struct uffdwp_region *r)
 {
-	return r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR) &&
-	       uffdwp__layer(r, UFFDWP__SNAPSHOT);
+	return uffdwp__places(r) && uffdwp__layer(r, UFFDWP__SNAPSHOT);
 }
 
 enum uffdwp__state uffdwp__serve_write(struct uffdwp__server *s, struct uffdwp_region *r,

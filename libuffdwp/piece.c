@@ -124,6 +124,9 @@ void uffdwp__piece_unlock(struct uffdwp__piece *p, uint64_t i, uint64_t n, enum 
 
 	if (!r->pages.n || !n)
 		return;
+	/* Relaxed, and before the state, which orders: see try_again() in sigbus.c. */
+	if (state == UFFDWP__ARMED && r->h->serve == UFFDWP_SERVE_SIGBUS)
+		atomic_fetch_add_explicit(&r->protections, 1, memory_order_relaxed);
 	if (uffdwp__pages_unlock(&r->pages, p->first + i, n, state))
 		uffdwp__wake(r->h, uffdwp__addr_of(r, p->first + i), n << r->shift);
 }

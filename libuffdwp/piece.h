@@ -79,14 +79,6 @@ struct uffdwp__piece {
 int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_t addr,
 		       uint64_t len, uint64_t limit);
 
-/* Before pages become ARMED: see try_again() in sigbus.c. */
-static inline void uffdwp__protecting(struct uffdwp_region *r)
-{
-	/* Relaxed: the page's state orders. */
-	if (r->h->serve == UFFDWP_SERVE_SIGBUS)
-		atomic_fetch_add_explicit(&r->protections, 1, memory_order_relaxed);
-}
-
 /* Gives up n pages from page i of the piece on. */
 void uffdwp__piece_unlock(struct uffdwp__piece *p, uint64_t i, uint64_t n,
 			  enum uffdwp__state state);

@@ -146,12 +146,8 @@ static int place_some(struct uffdwp__piece *p, enum place what, uint64_t src, ui
 	bool keep = what != PLACE_POISON, armed;
 	bool wp = keep && (protect || uffdwp__piece_was_armed(p, i));
 	uint64_t n = same_kind(p, i, protect || !keep);
-	int err;
-
-	if (wp)
-		uffdwp__protecting(r);
-	err = place_run(r, what, p->addr + (i << r->shift), src + (i << r->shift), n << r->shift,
-			wp, done);
+	int err = place_run(r, what, p->addr + (i << r->shift), src + (i << r->shift),
+			    n << r->shift, wp, done);
 	*done &= ~(r->page_size - 1);
 	n = *done >> r->shift;
 	uffdwp__piece_unlock(p, i, n, wp ? UFFDWP__ARMED : UFFDWP__FREE);

@@ -137,7 +137,7 @@ static enum outcome serve_region(struct uffdwp__server *s, const struct uffdwp__
 {
 	struct uffdwp_region *r = e->r;
 	uint64_t page = (addr - e->base) >> r->shift;
-	bool absent = r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR);
+	bool absent = uffdwp__places(r);
 
 	if (r->pages.n && (!absent || protection_fault(uc) || present(addr))) {
 		/* A reader that waited for the page, which another thread has placed by now. */

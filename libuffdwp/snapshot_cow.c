@@ -173,7 +173,7 @@ static void make_present(struct uffdwp__part *p, uint64_t first, uint64_t n)
 	struct uffdwp_region *r = p->layer.r;
 	char byte;
 
-	if (!(r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR)))
+	if (!uffdwp__places(r))
 		return;
 	for (uint64_t pos = 0; pos < uffdwp__part_bytes(p, n); pos += r->kernel_page)
 		uffdwp_read(r, uffdwp__addr_of(r, first) + pos, &byte, 1, NULL);

@@ -146,8 +146,7 @@ enum uffdwp__saved uffdwp__snapshot_prove(struct uffdwp__part *p, uint64_t first
 static bool can_tell(const struct uffdwp__part *p)
 {
 	return p->anonymous && p->s->marker && p->layer.pagemap >= 0 &&
-	       !(p->layer.r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR)) &&
-	       p->layer.r->page_size == uffdwp__sys_page_size();
+	       !uffdwp__places(p->layer.r) && p->layer.r->page_size == uffdwp__sys_page_size();
 }
 
 bool uffdwp__snapshot_unpopulated(struct uffdwp__part *p, uint64_t first, uint64_t n,

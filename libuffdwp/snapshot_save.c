@@ -362,7 +362,7 @@ int uffdwp__snapshot_keep(struct uffdwp__layer *l, uint64_t first, uint64_t n)
 	    uffdwp__snapshot_unsaved(p, first, first + n) == first + n)
 		return 0;
 	/* A page that is missing would have to be placed first, and not while it is BUSY. */
-	if (l->r->mode & (UFFDWP_MODE_MISSING | UFFDWP_MODE_MINOR))
+	if (uffdwp__places(l->r))
 		return -EAGAIN;
 	ret = uffdwp__snapshot_save(p, first, n, UFFDWP__FAULT, SNAP_BY_FAULT);
 	return ret == UFFDWP__NO_ROOM || ret == UFFDWP__UNSURE ? -EAGAIN : 0;

@@ -103,7 +103,7 @@ peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\ti
 no-hold|libuffdwp/snapshot_save.c|sinks|who finds staging full is not held|s/^\t\thold(p, first, n);/\t\treturn 0;/
 handle-error|libuffdwp/snapshot_cow.c|ends|the error of the handle is not the verdict|s/err ? UFFDWP_SNAPSHOT_FAILED : UFFDWP_SNAPSHOT_CANCELLED,/UFFDWP_SNAPSHOT_CANCELLED,/
 kept-page|libuffdwp/fault.c|kept|a page that somebody keeps is an error|s/\&\& again < KEPT_TRIES/\&\& again < 0/
-losers|libuffdwp/piece.h|loser|an access in vain counts, whatever was protected since|s/atomic_fetch_add_explicit(&r->protections, 1/atomic_fetch_add_explicit(\&r->protections, 0/
+losers|libuffdwp/piece.c|loser|an access in vain counts, whatever was protected since|s/atomic_fetch_add_explicit(&r->protections, 1/atomic_fetch_add_explicit(\&r->protections, 0/
 granule-absent|libuffdwp/fault.c|absent|a granule is saved whose pages may be missing|s/ \&\& !reads_absent(r))/ \&\& (!reads_absent(r) || 1))/
 removed|libuffdwp/snapshot_event.c|lost|what an event tells of file memory is ignored|s/^\t\tdiscarded(p, first, end);/\t\t;/
 END

@@ -245,7 +245,7 @@ static void eexist(struct live *t)
 	teardown(&c);
 }
 
-/* ---- An operation that leaves a missing page to somebody else ---- */
+/* ---- An operation that leaves its page to somebody else ---- */
 
 static int defer(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
 {
@@ -313,16 +313,6 @@ static void later_and_wake(struct live *t)
 
 /* ---- A page that somebody keeps, and that is not there any more ---- */
 
-static int keep(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
-{
-	struct test *c = ctx;
-
-	(void)r;
-	(void)f;
-	atomic_fetch_add(&c->later, 1);
-	return UFFDWP_LATER;
-}
-
 static void *write_first(void *arg)
 {
 	struct test *c = arg;
@@ -356,7 +346,7 @@ static void discard_first(struct live *t)
  */
 static void kept(struct live *t, uint32_t serve)
 {
-	struct uffdwp_ops keep_ops = { .sz = sizeof(ops), .missing = on_missing, .write = keep };
+	struct uffdwp_ops keep_ops = { .sz = sizeof(ops), .missing = on_missing, .write = defer };
 	struct uffdwp *h = open_for(t, serve);
 	pthread_t reader, writer;
 	struct uffdwp_region *r;

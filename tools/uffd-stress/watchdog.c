@@ -227,11 +227,11 @@ static void die(int sig, siginfo_t *si, void *uc)
 		return;
 	/* No stdio: its locks may be held. */
 	n = snprintf(text, sizeof(text),
-		     "\nuffd-stress: killed by signal %d, code %d, at address %p; %s%s%s (%" PRIu64
-		     ")\n",
-		     sig, si->si_code, si->si_addr, about ? about : "",
-		     mine ? "\nuffd-stress: " : "", mine ? atomic_load(&mine->text) : "",
-		     mine ? atomic_load(&mine->arg) : 0);
+		     "\nuffd-stress: killed by signal %d, code %d, at address %p: %s (%" PRIu64
+		     ")\nuffd-stress: %s\n",
+		     sig, si->si_code, si->si_addr,
+		     mine ? atomic_load(&mine->text) : "not one of the watched threads",
+		     mine ? atomic_load(&mine->arg) : 0, about ? about : "between two cases");
 	if (write(STDERR_FILENO, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1) < 0)
 		return;
 	mem_hugepages_restore();

@@ -270,6 +270,7 @@ static void collect(struct uffdwp__queue *q)
 	start(q);
 }
 
+/* Without end if ms is below 0. */
 static void wait_for_one(struct uffdwp__queue *q, int ms)
 {
 	struct __kernel_timespec ts = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000LL };
@@ -277,10 +278,8 @@ static void wait_for_one(struct uffdwp__queue *q, int ms)
 
 	if (q->refused)
 		(void)poll(NULL, 0, 1);
-	else if (ms < 0)
-		io_uring_submit_and_wait(&q->ring, 1);
 	else
-		io_uring_wait_cqe_timeout(&q->ring, &cqe, &ts);
+		io_uring_submit_and_wait_timeout(&q->ring, &cqe, 1, ms < 0 ? NULL : &ts, NULL);
 }
 
 struct uffdwp__io *uffdwp__queue_take(struct uffdwp__queue *q, int ms)

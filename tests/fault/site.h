@@ -149,8 +149,8 @@ void fault_unmapped(void *p, size_t size);
 #define io_uring_queue_init(...) FAULT_CALL(io_uring_queue_init, (void)0, __VA_ARGS__)
 #define io_uring_register_buffers(...) FAULT_CALL(io_uring_register_buffers, (void)0, __VA_ARGS__)
 #define io_uring_submit(...) FAULT_CALL(io_uring_submit, (void)0, __VA_ARGS__)
-#define io_uring_submit_and_wait(...) FAULT_CALL(io_uring_submit_and_wait, (void)0, __VA_ARGS__)
-#define io_uring_wait_cqe_timeout(...) FAULT_CALL(io_uring_wait_cqe_timeout, (void)0, __VA_ARGS__)
+#define io_uring_submit_and_wait_timeout(...) \
+	FAULT_CALL(io_uring_submit_and_wait_timeout, (void)0, __VA_ARGS__)
 #define io_uring_sqe_set_data(...) FAULT_CALL(fault_queue, (void)0, __VA_ARGS__)
 #define io_uring_peek_cqe(...) FAULT_CALL(fault_peek, (void)0, __VA_ARGS__)
 #endif

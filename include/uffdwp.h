@@ -535,8 +535,8 @@ struct uffdwp_adopt_opts {
 
 /*
  * Serve a userfaultfd received from another process (SCM_RIGHTS, pidfd_getfd(2)). On success the
- * handle owns fd and makes it O_NONBLOCK and FD_CLOEXEC (the other process must not change that);
- * on failure it still belongs to the caller. Errors as uffdwp_open(), and -EBADF, -EINVAL: fd is
+ * handle owns fd and makes it O_NONBLOCK and FD_CLOEXEC (before Linux 6.10 the other process must not
+ * change that, or a serving thread may sleep until the next message); on failure it still belongs to the caller. Errors as uffdwp_open(), and -EBADF, -EINVAL: fd is
  * not a userfaultfd, or its handshake was done already, or not yet. SIGBUS: -EOPNOTSUPP.
  * Thread-safe.
  */

@@ -284,11 +284,22 @@ void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delt
 
 /* ---- The stash ---- */
 
+/* Of a descriptor that another process has too, and that it may make a blocking one at any moment. */
+static int read_shared(struct uffdwp *h, struct uffd_msg *msg, uint32_t max)
+{
+	int n = uffdwp__sys_read_nowait(h->fd, msg, max);
+
+	/* An older kernel, or a filter. */
+	return n < 0 ? uffdwp__sys_read(h->fd, msg, max) : n;
+}
+
 static int read_messages(struct uffdwp *h, struct uffd_msg *msg, uint32_t max)
 {
 	/* fd is kick then, which must not be emptied. */
 	if (unlikely(atomic_load_explicit(&h->given_up, memory_order_relaxed)))
 		return 0;
+	if (h->source == UFFDWP_SOURCE_ADOPTED)
+		return read_shared(h, msg, max);
 	return uffdwp__sys_read(h->fd, msg, max);
 }
 

@@ -143,7 +143,8 @@ static bool stopping(const struct worker *w)
 
 /*
  * Until fd is readable, or kick. False: stop. Where poll() does not work (it fails under
- * RLIMIT_NOFILE 0 or 1, as sandboxes set it), by looking now and then.
+ * RLIMIT_NOFILE 0 or 1, as sandboxes set it, and for a descriptor that another process has made a
+ * blocking one), by looking now and then.
  */
 static bool wait_for(const struct worker *w, int fd)
 {

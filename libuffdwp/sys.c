@@ -161,18 +161,31 @@ int uffdwp__sys_poll(int a, int b)
 	struct pollfd p[2] = { { .fd = a, .events = POLLIN }, { .fd = b, .events = POLLIN } };
 	long n = RETRY(poll(p, 2, -1));
 
-	return n < 0 ? (int)n : 0;
+	if (n < 0)
+		return (int)n;
+	/* So says a userfaultfd that is not O_NONBLOCK any more. */
+	return p[0].revents & POLLERR ? -EIO : 0;
 }
 
 /* ---- The userfaultfd ---- */
 
-int uffdwp__sys_read(int fd, struct uffd_msg *msg, unsigned int max)
+static int messages(ssize_t n)
 {
-	ssize_t n = read(fd, msg, max * sizeof(*msg));
-
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-	return (int)(n / (ssize_t)sizeof(*msg));
+	return (int)(n / (ssize_t)sizeof(struct uffd_msg));
+}
+
+int uffdwp__sys_read(int fd, struct uffd_msg *msg, unsigned int max)
+{
+	return messages(read(fd, msg, max * sizeof(*msg)));
+}
+
+int uffdwp__sys_read_nowait(int fd, struct uffd_msg *msg, unsigned int max)
+{
+	struct iovec v = { msg, max * sizeof(*msg) };
+
+	return messages(preadv2(fd, &v, 1, -1, RWF_NOWAIT));
 }
 
 __cold int uffdwp__sys_register(int fd, uint64_t addr, uint64_t len, uint64_t mode,
@@ -334,12 +347,7 @@ __cold int uffdwp__sys_wipe_on_fork(void *p, size_t size)
  */
 int uffdwp__sys_populate_read(void *p, size_t size)
 {
-	long err;
-
-	do
-		err = RETRY(madvise(p, size, MADV_POPULATE_READ));
-	while (err == -EAGAIN);
-	return (int)err;
+	return (int)RETRY(madvise(p, size, MADV_POPULATE_READ));
 }
 
 int uffdwp__sys_discard(void *p, size_t size, bool remove)

@@ -28,11 +28,13 @@ int uffdwp__sys_eventfd_add(int fd);
 int uffdwp__sys_eventfd_clear(int fd);
 int uffdwp__sys_epoll(void);
 int uffdwp__sys_epoll_add(int ep, int fd, uint32_t events);
-int uffdwp__sys_poll(int a, int b); /* until one of the two is readable */
+int uffdwp__sys_poll(int a, int b); /* until one of the two is readable; -EIO: not to be had of a */
 
 /* The userfaultfd. Counts are bytes done; 0 bytes never is success. */
 int uffdwp__sys_read(int fd, struct uffd_msg *msg,
 		     unsigned int max); /* messages, 0 when none or interrupted */
+/* Whatever O_NONBLOCK is. -EOPNOTSUPP before Linux 6.10. */
+int uffdwp__sys_read_nowait(int fd, struct uffd_msg *msg, unsigned int max);
 int uffdwp__sys_register(int fd, uint64_t addr, uint64_t len, uint64_t mode, uint64_t *ioctls);
 int uffdwp__sys_unregister(int fd, uint64_t addr, uint64_t len);
 int uffdwp__sys_wake(int fd, uint64_t addr, uint64_t len);

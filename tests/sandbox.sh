@@ -23,6 +23,8 @@ sed -n '/^\.SH SYSTEM CALLS OF SERVING/,/^\.SH VERSIONS/p' docs/uffdwp.7 | awk '
 		if (/forked/) group = "FORKED"
 		if (/^SIGBUS/) group = "SIGBUS"
 		if (/snapshot/) group = "SNAPSHOT"
+		if (/^an adopted handle/) group = "ADOPTED"
+		if (/^a restore/) group = "RESTORE"
 		next
 	}
 	!group { next }

@@ -91,6 +91,7 @@ static const struct fault_kind kinds[] = {
 	{ SYS_pread64, "pread", false, { EIO, ENOMEM, FAULT_SHORT, FAULT_ZERO }, { EINTR } },
 	{ SYS_pwrite64, "pwrite", false, { EIO, ENOSPC, FAULT_SHORT, FAULT_ZERO }, { EINTR } },
 	{ SYS_preadv, "preadv", false, { EIO, ENOMEM }, { EINTR } },
+	{ SYS_preadv2, "preadv2", false, { EPERM, ENOSYS, EOPNOTSUPP, EIO }, { EINTR, EAGAIN } },
 	{ SYS_pwritev, "pwritev", false, { EIO, ENOSPC }, { EINTR } },
 	{ SYS_lseek, "lseek", false, { EINVAL }, { 0 } },
 #ifdef SYS_newfstatat

@@ -118,6 +118,7 @@ void fault_unmapped(void *p, size_t size);
 #define pwrite(fd, p, n, at) \
 	FAULT_CALL(pwrite, FAULT_PARTLY(pwrite(fd, p, fault_part(n), at)), fd, p, n, at)
 #define preadv(...) FAULT_CALL(preadv, (void)0, __VA_ARGS__)
+#define preadv2(...) FAULT_CALL(preadv2, (void)0, __VA_ARGS__)
 #define pwritev(...) FAULT_CALL(pwritev, (void)0, __VA_ARGS__)
 #define lseek(...) FAULT_CALL(lseek, (void)0, __VA_ARGS__)
 #define fsync(...) FAULT_CALL(fsync, (void)0, __VA_ARGS__)

@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../common/live.h"
+#include "../common/restore.h"
 #include <uffdwp/snapshot.h>
 #include <uffdwp/track.h>
 
@@ -145,6 +145,121 @@ static void missing(struct live *t)
 	free(b.source);
 }
 
+/* The page is in the page cache, through a second mapping. */
+static int proceed(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	const struct box *b = ctx;
+
+	live_store((char *)f->mem, 1);
+	return f->mem == b->source + f->offset ? uffdwp_continue(r, f->addr, f->len, 0, NULL)
+					       : -EPROTO;
+}
+
+static void minor(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .minor = proceed };
+	unsigned int groups = SANDBOX_PLACEMENT | SANDBOX_ABSENT;
+	bool shmem = t->mem.kind == MEM_SHMEM;
+	struct uffdwp_region_opts ro = { .sz = sizeof(ro),
+					 .addr = (uintptr_t)t->mem.addr,
+					 .len = t->mem.size,
+					 .page_size = t->page,
+					 .mode = UFFDWP_MODE_MINOR,
+					 .ops = &ops };
+	struct box b;
+
+	open_pool(&b, t, &groups,
+		  (struct uffdwp_opts){ .required = shmem ? UFFDWP_FEATURE_MINOR_SHMEM
+							  : UFFDWP_FEATURE_MINOR_HUGETLBFS });
+	b.source = mmap(NULL, t->mem.size, PROT_READ | PROT_WRITE, MAP_SHARED, t->mem.fd, 0);
+	CHECK(b.source != MAP_FAILED);
+	live_fill(b.source, t->mem.size, t->seed);
+	ro.mem = b.source;
+	ro.ctx = &b;
+	CHECK_EQ(uffdwp_region_add(b.h, &ro, &b.r), 0);
+	write_all(&b, 0);
+	CHECK_EQ(uffdwp_error(b.h), 0);
+	CHECK_EQ(uffdwp_close(b.h), 0);
+	munmap(b.source, t->mem.size);
+}
+
+static int move_here(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	const struct box *b = ctx;
+
+	return uffdwp_move(r, f->addr, (uintptr_t)b->source + f->offset, f->len, NULL);
+}
+
+static void moved(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .missing = move_here };
+	unsigned int groups = SANDBOX_PLACEMENT | SANDBOX_ABSENT;
+	struct box b;
+
+	open_pool(&b, t, &groups, (struct uffdwp_opts){ .required = UFFDWP_FEATURE_MOVE });
+	b.source = mmap(NULL, t->mem.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			0);
+	CHECK(b.source != MAP_FAILED);
+	madvise(b.source, t->mem.size, MADV_NOHUGEPAGE);
+	live_fill(b.source, t->mem.size, t->seed);
+	b.r = live_region(t, b.h, UFFDWP_MODE_MISSING, 1, &ops, &b);
+	write_all(&b, 0);
+	CHECK_EQ(uffdwp_error(b.h), 0);
+	CHECK_EQ(uffdwp_close(b.h), 0);
+	munmap(b.source, t->mem.size);
+}
+
+static int fail_all(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	(void)r;
+	(void)f;
+	(void)ctx;
+	return -EIO;
+}
+
+/* A handle that has failed: what is missing is poison, or zeros, nobody sleeps. */
+static void failed(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .missing = fail_all };
+	unsigned int groups = SANDBOX_PLACEMENT | SANDBOX_ABSENT;
+	struct box b;
+	int status;
+	pid_t pid = fork();
+
+	CHECK(pid >= 0);
+	if (!pid) {
+		open_pool(&b, t, &groups,
+			  (struct uffdwp_opts){ .required = UFFDWP_FEATURE_POISON });
+		b.r = live_region(t, b.h, UFFDWP_MODE_MISSING, 1, &ops, &b);
+		live_store(t->mem.addr, 1);
+		_exit(99);
+	}
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+}
+
+static void restore(struct live *t)
+{
+	unsigned int groups = SANDBOX_PLACEMENT | SANDBOX_ABSENT | SANDBOX_RESTORE;
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct uffdwp_restore_stats st = { .sz = sizeof(st) };
+	struct uffdwp_restore *rs;
+	struct restored c;
+	struct box b;
+
+	restored_make(&c, t);
+	open_pool(&b, t, &groups,
+		  (struct uffdwp_opts){ .required = mem_missing_features(t->mem.kind) });
+	c.h = b.h;
+	live_serve(&c.server, c.h);
+	rs = restored_start(&c, &o);
+	restored_compare(&c);
+	CHECK_EQ(uffdwp_restore_wait(rs, &st), 0);
+	CHECK_EQ(st.by_fault, c.size);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
 static void tracked(struct live *t)
 {
 	unsigned int groups = SANDBOX_PLACEMENT;
@@ -253,7 +368,8 @@ static pid_t fork_writer(struct live *t)
 static void forks(struct live *t, bool follow)
 {
 	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = NULL };
-	unsigned int groups = SANDBOX_PLACEMENT | SANDBOX_FORK | (follow ? SANDBOX_FORKED : 0);
+	unsigned int groups = SANDBOX_PLACEMENT | SANDBOX_FORK |
+			      (follow ? SANDBOX_FORKED | SANDBOX_ADOPTED : 0);
 	struct uffdwp_opts o = { .required = UFFDWP_FEATURE_EVENT_FORK };
 	struct live_server server;
 	struct box b;
@@ -337,7 +453,7 @@ static void sigbus(struct live *t)
 static void adopted(struct live *t)
 {
 	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save };
-	unsigned int groups = SANDBOX_FOREIGN;
+	unsigned int groups = SANDBOX_FOREIGN | SANDBOX_ADOPTED;
 	struct uffdwp_adopt_opts a = { .sz = sizeof(a),
 				       .handshake = 1,
 				       .pid = getpid(),
@@ -402,6 +518,10 @@ static const struct live_case cases[] = {
 	{ "pool", pool, KINDS_ALL, 0, 0 },
 	{ "scheduled", scheduled, BIT(MEM_ANON), 0, 0 },
 	{ "missing", missing, KINDS_ALL, 0, 0 },
+	{ "minor", minor, KINDS_SHARED, 0, 0 },
+	{ "moved", moved, BIT(MEM_ANON), UFFDWP_FEATURE_MOVE, 0 },
+	{ "failed", failed, KINDS_ALL, UFFDWP_FEATURE_POISON, 0 },
+	{ "restore", restore, KINDS_ALL, 0, 0 },
 	{ "tracked", tracked, KINDS_ALL, 0, 0 },
 	{ "snapshot", snapshot, KINDS_ALL, 0, 0 },
 	{ "moves", moves, BIT(MEM_ANON), 0, 0 },

@@ -1,27 +1,92 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A snapshot of another process's memory: its userfaultfd came over a socket, its pages are read by
- * its pid. It writes before and after the seal; or it ends before all is saved.
+ * its pid. It writes before and after the seal; or it ends before all is saved. Or it means harm: it has kept the
+ * descriptor.
  */
 #include "../common/live.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <uffdwp/snapshot.h>
 #include <unistd.h>
 
 /* ---- The other process ---- */
 
+static void peer_fork(struct live *t)
+{
+	pid_t pid = fork();
+	int status;
+
+	for (size_t i = 0; !pid && i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, ~i);
+	if (!pid)
+		_exit(0);
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+		_exit(99);
+}
+
+/* Takes the messages, and does nothing about them. */
+static void *steal(void *arg)
+{
+	struct pollfd p = { .fd = *(int *)arg, .events = POLLIN };
+	struct uffd_msg msg;
+
+	for (;;)
+		if (poll(&p, 1, -1) < 0 || (read(p.fd, &msg, sizeof(msg)) < 0 && errno != EAGAIN))
+			_exit(99);
+	return NULL;
+}
+
+static void peer_steal(int fd)
+{
+	static pthread_t thief;
+	static int from;
+
+	from = fd;
+	if (pthread_create(&thief, NULL, steal, &from))
+		_exit(99);
+}
+
+static void peer_unregister(struct live *t, int fd)
+{
+	struct uffdio_range range = { (uintptr_t)t->mem.addr, t->mem.size };
+
+	if (ioctl(fd, UFFDIO_UNREGISTER, &range))
+		_exit(99);
+}
+
+static void peer_does(struct live *t, int fd, char command)
+{
+	for (size_t i = 0; command == 'w' && i < t->pages; i += 2)
+		live_store(t->mem.addr + i * t->page, i + 1);
+	if (command == 'd' && madvise(t->mem.addr + t->page, t->page, MADV_DONTNEED))
+		_exit(99);
+	if (command == 'f')
+		peer_fork(t);
+	if (command == 'u' && munmap(t->mem.addr + t->page, t->page))
+		_exit(99);
+	if (command == 'b' && fcntl(fd, F_SETFL, 0))
+		_exit(99);
+	if (command == 's')
+		peer_steal(fd);
+	if (command == 'r')
+		peer_unregister(t, fd);
+}
+
 /*
- * Each command is a letter: w writes every other page, d discards a page; it is answered when done.
+ * Each command is a letter: w writes every other page, d discards a page, u unmaps it, f forks, b makes the descriptor
+ * a blocking one, s steals its messages, r ends the registration; it is answered when done.
  */
 static _Noreturn void peer(struct live *t, int sock, uint64_t features)
 {
@@ -36,10 +101,7 @@ static _Noreturn void peer(struct live *t, int sock, uint64_t features)
 	if (write(sock, &fd, sizeof(fd)) != sizeof(fd))
 		_exit(99);
 	while (read(sock, &command, 1) == 1) {
-		for (size_t i = 0; command == 'w' && i < t->pages; i += 2)
-			live_store(t->mem.addr + i * t->page, i + 1);
-		if (command == 'd' && madvise(t->mem.addr + t->page, t->page, MADV_DONTNEED))
-			_exit(99);
+		peer_does(t, fd, command);
 		if (write(sock, "k", 1) != 1)
 			break;
 	}
@@ -225,11 +287,101 @@ static void dies(struct live *t)
 	teardown(&c);
 }
 
+/* ---- What means harm ---- */
+
+/* The child has pages of its own; what it writes to shared memory nobody sees. */
+static void forks(struct live *t)
+{
+	struct test c;
+
+	setup(&c, t, 0);
+	command(&c, 'f');
+	command(&c, 'w');
+	atomic_store(&c.gate, 0);
+	check(&c, UFFDWP_SNAPSHOT_COMPLETE, UFFDWP_SNAPSHOT_WHY_NONE);
+	teardown(&c);
+}
+
+static void unmaps(struct live *t)
+{
+	struct test c;
+
+	setup(&c, t, 0);
+	command(&c, 'u');
+	atomic_store(&c.gate, 0);
+	check(&c, UFFDWP_SNAPSHOT_CANCELLED, UFFDWP_SNAPSHOT_WHY_UNMAPPED);
+	teardown(&c);
+}
+
+static bool reads_nowait(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	struct uffd_msg msg;
+	struct iovec v = { &msg, sizeof(msg) };
+	ssize_t n;
+
+	CHECK(fd >= 0 && !ioctl(fd, UFFDIO_API, &api));
+	n = preadv2(fd, &v, 1, -1, RWF_NOWAIT);
+	CHECK(n < 0 && (errno == EAGAIN || errno == EOPNOTSUPP));
+	close(fd);
+	return errno == EAGAIN;
+}
+
+/* Nobody sleeps in read(2) for it: what is written is saved, and the handle closes. */
+static void blocks(struct live *t)
+{
+	struct test c;
+
+	if (!reads_nowait())
+		live_skip("no RWF_NOWAIT of a userfaultfd (Linux 6.10)");
+	setup(&c, t, 0);
+	command(&c, 'b');
+	command(&c, 'w');
+	atomic_store(&c.gate, 0);
+	check(&c, UFFDWP_SNAPSHOT_COMPLETE, UFFDWP_SNAPSHOT_WHY_NONE);
+	teardown(&c);
+}
+
+/* Writers sleep until the sweep has come by. */
+static void steals(struct live *t)
+{
+	struct test c;
+
+	setup(&c, t, 0);
+	command(&c, 's');
+	atomic_store(&c.gate, 0);
+	command(&c, 'w');
+	check(&c, UFFDWP_SNAPSHOT_COMPLETE, UFFDWP_SNAPSHOT_WHY_NONE);
+	teardown(&c);
+}
+
+/* It writes without a trace: whatever the verdict is, there is one, and all ends. */
+static void unregisters(struct live *t)
+{
+	struct uffdwp_snapshot_result res = { .sz = sizeof(res) };
+	struct test c;
+
+	setup(&c, t, 0);
+	command(&c, 'r');
+	command(&c, 'w');
+	atomic_store(&c.gate, 0);
+	CHECK_EQ(uffdwp_snapshot_wait(c.s, &res), 0);
+	printf("verdict %u, why %u, error %d\n", res.verdict, res.why, res.error);
+	CHECK(uffdwp_protect(c.r, (uintptr_t)t->mem.addr, t->mem.size, NULL) < 0);
+	teardown(&c);
+}
+
 static const struct live_case cases[] = {
 	{ "complete/cow", complete_cow, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
 	{ "complete/async", complete_async, KINDS_ALL, UFFDWP_FEATURE_WP_ASYNC, 0 },
 	{ "discards", discards, KINDS_ANON, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
 	{ "dies", dies, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
+	{ "forks", forks, KINDS_ALL & ~KINDS_SHARED, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
+	{ "unmaps", unmaps, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
+	{ "blocks", blocks, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
+	{ "steals", steals, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
+	{ "unregisters", unregisters, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 0 },
 };
 
 LIVE_MAIN(cases)

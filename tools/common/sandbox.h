@@ -14,6 +14,8 @@
 #define SANDBOX_FORKED 16u /* with opts.forked */
 #define SANDBOX_SIGBUS 32u
 #define SANDBOX_SNAPSHOT 128u
+#define SANDBOX_ADOPTED 256u
+#define SANDBOX_RESTORE 512u
 /* Besides the library's: what a test's own loop does to wait. */
 #define SANDBOX_LOOP 64u
 

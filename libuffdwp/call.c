@@ -77,7 +77,7 @@ __cold void uffdwp__let_go(struct uffdwp_region *r, uint64_t addr, uint64_t len)
 	if (r->mode & UFFDWP_MODE_WP && !(r->h->features & UFFDWP_FEATURE_WP_UNPOPULATED))
 		uffdwp__unprotect_all(r->h, addr, len, r->kernel_page);
 	uffdwp__sys_unregister(r->h->fd, addr, len);
-	uffdwp__sys_wake(r->h->fd, addr, len);
+	uffdwp__wake(r->h, addr, len);
 }
 
 /* ---- Protect and unprotect ---- */

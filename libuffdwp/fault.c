@@ -195,7 +195,7 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 	/* From before this region, when there was another one here. */
 	if (unlikely(!(r->mode &
 		       (kind == UFFDWP_FAULT_MISSING ? UFFDWP_MODE_MISSING : UFFDWP_MODE_MINOR)))) {
-		uffdwp__sys_wake(s->h->fd, addr, r->page_size);
+		uffdwp__wake(s->h, addr, r->page_size);
 		return 0;
 	}
 	if (likely(!uffdwp__error(r->h))) {
@@ -211,7 +211,7 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 	if (err && err != -ENOENT && err != -ESRCH && err != -EAGAIN)
 		uffdwp__give_up(r->h, err);
 	if (err)
-		uffdwp__sys_wake(s->h->fd, addr, r->page_size);
+		uffdwp__wake(s->h, addr, r->page_size);
 	return err < 0 ? err : -ECANCELED;
 }
 
@@ -265,7 +265,7 @@ __cold static void stray(struct uffdwp__server *s, const struct fault *f)
 		else
 			disown(h, addr);
 	}
-	uffdwp__sys_wake(h->fd, addr, page);
+	uffdwp__wake(h, addr, page);
 }
 
 /* ---- A batch ---- */

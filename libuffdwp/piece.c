@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "call.h"
 #include "sys.h"
 #include "util.h"
 
@@ -44,8 +45,13 @@ bool uffdwp__wait_busy(struct uffdwp__wait *w)
 
 void uffdwp__wake(struct uffdwp *h, uint64_t addr, uint64_t len)
 {
+	int err;
+
 	uffdwp__count(&h->stats, COUNT_WAKES, 1);
-	uffdwp__sys_wake(h->fd, addr, len);
+	err = uffdwp__sys_wake(h->fd, addr, len);
+	/* Refused for ever, as by a filter: who sleeps there would sleep on. */
+	if (unlikely(err))
+		uffdwp__give_up(h, err);
 }
 
 /* ---- Arguments ---- */

@@ -199,7 +199,7 @@ cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
 	"$here/tests" "$work/" || exit 99
 make_tool unmutated
 for command in bounce shmem racing signals sigbus events async marks holes discards granules both \
-	stops lost sinks ends spared announced edges cow precopy; do
+	stops lost sinks ends spared announced edges kept absent loser cow precopy; do
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")
 	status=$?

@@ -323,6 +323,11 @@ int live_count_threads(int want)
 	return n;
 }
 
+unsigned int live_times(unsigned int n)
+{
+	return !getenv("UFFDWP_BRIEF") ? n : n > 4 ? n / 4 : 1;
+}
+
 static void run_mapped(const struct live_case *c, struct live *t, int kind)
 {
 	size_t size = kind == MEM_ANON ? 1u << 20 : kind == MEM_THP ? 4u << 20 : 1u << 20;

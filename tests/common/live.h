@@ -140,6 +140,9 @@ bool live_asleep(struct live_sleeper *s); /* in the kernel's fault handler, now 
 void live_until(_Atomic int *v, int want);
 void live_msleep(unsigned int ms);
 
+/* How often to do what is done n times to meet by chance: a quarter with UFFDWP_BRIEF, as in emulated machines. */
+unsigned int live_times(unsigned int n);
+
 static inline const char *live_serve_name(uint32_t serve)
 {
 	static const char *const names[] = { "threads", "caller", "sigbus" };

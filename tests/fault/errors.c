@@ -27,7 +27,7 @@ static const struct request requests[] = {
 	{ SYS_ioctl, UFFDIO_API, "API", { EPERM }, { 0 } },
 	{ SYS_ioctl, UFFDIO_REGISTER, "REGISTER", { ENOMEM, EBUSY, EPERM, EINVAL }, { 0 } },
 	{ SYS_ioctl, UFFDIO_UNREGISTER, "UNREGISTER", { ENOMEM, EPERM }, { 0 } },
-	{ SYS_ioctl, UFFDIO_WAKE, "WAKE", { 0 }, { EPERM, EINTR } },
+	{ SYS_ioctl, UFFDIO_WAKE, "WAKE", { EPERM }, { EINTR } },
 	{ SYS_ioctl,
 	  UFFDIO_WRITEPROTECT,
 	  "WRITEPROTECT",

@@ -241,9 +241,12 @@ static void read_image(void)
 
 static sigjmp_buf lost;
 
+static _Atomic unsigned int losses;
+
 static void on_lost(int sig)
 {
 	(void)sig;
+	losses++;
 	siglongjmp(lost, 1);
 }
 
@@ -291,6 +294,7 @@ static void restore(unsigned int how)
 	bool eager = how & EAGER;
 	struct sigaction sa = { .sa_handler = on_lost };
 	struct uffdwp_opts o = { .threads = 1 };
+	struct uffdwp_restore_stats st = { .sz = sizeof(st) };
 	struct uffdwp_restore *rs = NULL;
 	struct uffdwp_image *img = NULL;
 	static struct picture p;
@@ -323,9 +327,13 @@ static void restore(unsigned int how)
 	if (rs) {
 		live_thread(&thread, check_pages, p.mem);
 		live_join(thread);
-		err = uffdwp_restore_wait(rs, NULL);
+		err = uffdwp_restore_wait(rs, &st);
 		if (err && fault_current->site < 0 && !(how & DAMAGED))
 			FAIL("restore: %s", strerror(-err));
+		if (fault_current->site < 0 && losses != !!(how & DAMAGED))
+			FAIL("%u pages of the restore are lost", losses);
+		if (losses && !err && !st.damaged && !(p.h && uffdwp_error(p.h)))
+			FAIL("%u pages of the restore are lost, and it does not say so", losses);
 		uffdwp_restore_free(rs, UFFDWP_RESTORE_KEEP);
 		check_pages(p.mem);
 	}

@@ -68,7 +68,7 @@ static void setup(struct cbw *c, struct live *t)
 	memset(c, 0, sizeof(*c));
 	c->t = t;
 	c->words = t->mem.size / 8;
-	c->writes = 20000;
+	c->writes = live_times(20000);
 	c->before = malloc(t->mem.size);
 	c->saved = calloc(1, t->mem.size);
 	c->shadow = malloc(t->mem.size);

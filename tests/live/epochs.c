@@ -81,6 +81,7 @@ static void once(struct live *t, uint32_t serve, uint32_t run)
 	struct once o = { .t = t };
 	char *before = malloc(t->mem.size);
 	struct uffdwp_region *r;
+	unsigned int epochs = live_times(EPOCHS);
 	struct uffdwp_stats st;
 	struct live_server s;
 
@@ -89,10 +90,10 @@ static void once(struct live *t, uint32_t serve, uint32_t run)
 	CHECK(o.calls && o.saved && before);
 	live_serve(&s, h);
 	r = live_region(t, h, UFFDWP_MODE_WP, run, &ops, &o);
-	for (unsigned int i = 0; i < EPOCHS; i++) /* the first one on pages never populated */
+	for (unsigned int i = 0; i < epochs; i++) /* the first one on pages never populated */
 		once_epoch(&o, r, before);
 	live_stats(h, &st);
-	CHECK_EQ(st.op_pages, EPOCHS * t->pages);
+	CHECK_EQ(st.op_pages, epochs * t->pages);
 	live_serve_stop(&s);
 	CHECK_EQ(uffdwp_close(h), 0);
 	free(o.calls);
@@ -206,7 +207,7 @@ static void seq(struct live *t, uint32_t serve, uint32_t run)
 		w[i] = (struct seq_writer){ .s = s, .first = i };
 		live_thread(&w[i].thread, seq_write, &w[i]);
 	}
-	for (int e = 1; e <= LIVE_EPOCHS; e++)
+	for (int e = 1; e <= (int)live_times(LIVE_EPOCHS); e++)
 		seq_protect(s, r, e);
 	live_msleep(5);
 	atomic_store(&s->stop, 1);

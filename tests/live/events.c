@@ -286,6 +286,7 @@ static void storm(struct live *t)
 {
 	struct storm s = { .t = t };
 	size_t whole = t->mem.size;
+	int times = (int)live_times(30);
 	pthread_t threads[2];
 	struct uffdwp *h;
 	struct test c;
@@ -298,7 +299,7 @@ static void storm(struct live *t)
 
 	for (int i = 0; i < 2; i++)
 		live_thread(&threads[i], storm_main, &s);
-	for (int i = 0; i < 30 || atomic_load(&s.rounds) < 30; i++) {
+	for (int i = 0; i < times || atomic_load(&s.rounds) < times; i++) {
 		live_protect(t, c.r);
 		CHECK_EQ(uffdwp_sweep(c.r, (uintptr_t)t->mem.addr, t->mem.size, NULL), 0);
 	}

@@ -17,6 +17,7 @@ struct test {
 	struct uffdwp *h;
 	char *mem; /* region i is page 2i + 1, so there is a gap before and behind each */
 	size_t len;
+	uint32_t n;
 	struct uffdwp_region *r[REGIONS];
 	_Atomic uint32_t calls[REGIONS];
 	uint32_t order[REGIONS];
@@ -54,11 +55,12 @@ static void add(struct test *c, uint32_t i)
 
 static void setup(struct test *c, uint64_t seed)
 {
+	c->n = live_times(REGIONS);
 	c->h = live_open(UFFDWP_SERVE_THREADS, 0);
-	c->len = (2 * REGIONS + 1) * (size_t)PAGE;
+	c->len = (2 * c->n + 1) * (size_t)PAGE;
 	c->mem = mmap(NULL, c->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	CHECK(c->mem != MAP_FAILED);
-	for (uint32_t i = 0; i < REGIONS; i++) {
+	for (uint32_t i = 0; i < c->n; i++) {
 		uint32_t j = (uint32_t)(live_random(&seed) % (i + 1));
 
 		c->order[i] = c->order[j];
@@ -68,7 +70,7 @@ static void setup(struct test *c, uint64_t seed)
 
 static void verify_lookup(struct test *c)
 {
-	for (uint32_t i = 0; i < REGIONS; i++) {
+	for (uint32_t i = 0; i < c->n; i++) {
 		uint64_t addr = (uintptr_t)page_of(c, i);
 
 		CHECK(uffdwp_region_find(c->h, addr) == c->r[i]);
@@ -88,7 +90,7 @@ static void verify_lookup(struct test *c)
 
 static void verify_faults(struct test *c)
 {
-	for (uint32_t i = 0; i < REGIONS; i++) {
+	for (uint32_t i = 0; i < c->n; i++) {
 		uint32_t before = atomic_load(&c->calls[i]);
 
 		live_store(page_of(c, i), i);
@@ -106,19 +108,19 @@ static void many(struct live *t)
 
 	CHECK(c);
 	setup(c, t->seed);
-	for (uint32_t i = 0; i < REGIONS; i++)
+	for (uint32_t i = 0; i < c->n; i++)
 		add(c, c->order[i]);
 	live_info(c->h, &info);
-	CHECK_EQ(info.regions, REGIONS);
+	CHECK_EQ(info.regions, c->n);
 	verify_lookup(c);
 	verify_faults(c);
-	for (uint32_t i = 0; i < REGIONS; i += 2) {
+	for (uint32_t i = 0; i < c->n; i += 2) {
 		CHECK_EQ(uffdwp_region_remove(c->r[c->order[i]]), 0);
 		c->r[c->order[i]] = NULL;
 	}
 	live_info(c->h, &info);
-	CHECK_EQ(info.regions, REGIONS / 2);
-	for (uint32_t i = 0; i < REGIONS; i++) {
+	CHECK_EQ(info.regions, c->n / 2);
+	for (uint32_t i = 0; i < c->n; i++) {
 		if (c->r[i])
 			CHECK_EQ(uffdwp_protect(c->r[i], (uintptr_t)page_of(c, i), PAGE, NULL), 0);
 	}
@@ -126,7 +128,7 @@ static void many(struct live *t)
 	verify_faults(c);
 	live_stats(c->h, &st);
 	CHECK_EQ(st.strays, 0);
-	CHECK_EQ(st.op_calls, REGIONS + REGIONS / 2);
+	CHECK_EQ(st.op_calls, c->n + c->n / 2);
 	CHECK_EQ(uffdwp_close(c->h), 0);
 	munmap(c->mem, c->len);
 	free(c);
@@ -161,7 +163,7 @@ static void churn(struct live *t)
 		add(c, i * 7);
 	for (int i = 0; i < 2; i++)
 		live_thread(&readers[i], look_up, c);
-	for (int round = 0; round < 30 || atomic_load(&c->lookups) < 10; round++) {
+	for (uint32_t round = 0; round < live_times(30) || atomic_load(&c->lookups) < 10; round++) {
 		for (uint32_t i = 0; i < STABLE * 7; i++) {
 			if (i % 7)
 				add(c, i);

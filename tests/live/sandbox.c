@@ -22,7 +22,7 @@
 #include <uffdwp/track.h>
 
 #define WRITERS 3
-#define ROUNDS 8
+#define ROUNDS ((int)live_times(8))
 
 struct box {
 	struct live *t;
@@ -279,34 +279,49 @@ static void tracked(struct live *t)
 	CHECK_EQ(uffdwp_close(b.h), 0);
 }
 
-/* A small staging, so that writers wait for it too. */
-static void snapshot(struct live *t)
+/* A small staging, so that writers wait for it too. They are in the filter of groups, if any. */
+static void take_snapshots(struct box *b, unsigned int groups)
 {
-	unsigned int groups = SANDBOX_PLACEMENT | SANDBOX_SNAPSHOT;
 	struct uffdwp_snapshot_result res = { .sz = sizeof(res) };
+	struct live *t = b->t;
 	void *copies[] = { malloc(t->mem.size) };
 	struct uffdwp_sink sink;
 	struct uffdwp_snapshot_opts o = { .sz = sizeof(o),
 					  .sink = &sink,
 					  .staging = UFFDWP_SNAPSHOT_STAGING_MIN };
 	struct uffdwp_snapshot *s;
-	struct box b;
 
-	open_pool(&b, t, &groups, (struct uffdwp_opts){ .required = 0 });
-	b.r = live_region(t, b.h, UFFDWP_MODE_WP, 1, NULL, NULL);
 	for (int i = 0; i < ROUNDS; i++) {
 		live_fill(t->mem.addr, t->mem.size, t->seed + (uint64_t)i);
 		CHECK_EQ(uffdwp_sink_memory(&sink, copies, 1), 0);
-		CHECK_EQ(uffdwp_snapshot_new(&s, &b.r, 1, &o), 0);
+		CHECK_EQ(uffdwp_snapshot_new(&s, &b->r, 1, &o), 0);
 		CHECK_EQ(uffdwp_snapshot_arm(s), 0);
 		CHECK_EQ(uffdwp_snapshot_seal(s), 0);
-		write_all(&b, 0);
+		write_all(b, groups);
 		CHECK_EQ(uffdwp_snapshot_wait(s, &res), 0);
 		CHECK_EQ(res.verdict, UFFDWP_SNAPSHOT_COMPLETE);
 		CHECK_EQ(uffdwp_snapshot_free(s), 0);
 	}
 	free(copies[0]);
-	CHECK_EQ(uffdwp_close(b.h), 0);
+	CHECK_EQ(uffdwp_close(b->h), 0);
+}
+
+static void snapshot(struct live *t)
+{
+	unsigned int groups = SANDBOX_PLACEMENT | SANDBOX_SNAPSHOT;
+	struct box b;
+
+	open_pool(&b, t, &groups, (struct uffdwp_opts){ .required = 0 });
+	b.r = live_region(t, b.h, UFFDWP_MODE_WP, 1, NULL, NULL);
+	take_snapshots(&b, 0);
+}
+
+static void snapshot_sigbus(struct live *t)
+{
+	struct box b = { .t = t, .h = live_open(UFFDWP_SERVE_SIGBUS, 0) };
+
+	b.r = live_region(t, b.h, UFFDWP_MODE_WP, 1, NULL, NULL);
+	take_snapshots(&b, SANDBOX_SIGBUS | SANDBOX_SNAPSHOT);
 }
 
 /* ---- Events ---- */
@@ -524,6 +539,7 @@ static const struct live_case cases[] = {
 	{ "restore", restore, KINDS_ALL, 0, 0 },
 	{ "tracked", tracked, KINDS_ALL, 0, 0 },
 	{ "snapshot", snapshot, KINDS_ALL, 0, 0 },
+	{ "snapshot/sigbus", snapshot_sigbus, KINDS_ALL, 0, 0 },
 	{ "moves", moves, BIT(MEM_ANON), 0, 0 },
 	{ "fork-left", fork_left, BIT(MEM_ANON) | BIT(MEM_SHMEM), UFFDWP_FEATURE_EVENT_FORK, 0 },
 	{ "fork-followed", fork_followed, BIT(MEM_ANON), UFFDWP_FEATURE_EVENT_FORK, 0 },

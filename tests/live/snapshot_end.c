@@ -101,7 +101,7 @@ static void *cancel_soon(void *arg)
 
 static void cancel_racing(struct live *t, int mode)
 {
-	for (uint64_t i = 0; i < 12; i++) {
+	for (uint64_t i = 0; i < live_times(12); i++) {
 		pthread_t other;
 		struct snap c;
 		int err;

@@ -99,7 +99,7 @@ static bool one(struct live *t, int mode, uint64_t features, bool coordinated, u
 
 static void run(struct live *t, int mode, uint64_t features, bool coordinated)
 {
-	unsigned int complete = 0, rounds = 24 / LIVE_SLOWER;
+	unsigned int complete = 0, rounds = live_times(24 / LIVE_SLOWER);
 
 	for (unsigned int i = 0; i < rounds; i++)
 		complete += one(t, mode, features, coordinated, t->seed + i);

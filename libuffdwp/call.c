@@ -229,6 +229,10 @@ __cold void uffdwp__give_up(struct uffdwp *h, int err)
 	t = atomic_load_explicit(&h->table, memory_order_seq_cst);
 	for (uint32_t i = 0; i < t->n; i++) {
 		poison_missing(&t->e[i]);
+		/* This wakes too, where a filter refuses to, and a program's loop holds the descriptor in poll(2). */
+		if (t->e[i].r->mode & UFFDWP_MODE_WP)
+			uffdwp__sys_writeprotect(h->fd, t->e[i].start,
+						 t->e[i].end - t->e[i].start, false);
 		uffdwp__let_go(t->e[i].r, t->e[i].start, t->e[i].end - t->e[i].start);
 	}
 	uffdwp__leave(h, phase);

@@ -37,6 +37,40 @@ __cold static int can_scan(const struct uffdwp__layer *l)
 	return n == -ENOTTY ? -EOPNOTSUPP : n < 0 ? n : 0;
 }
 
+/*
+ * Whether a scan tells of memory that has no page table, as that of a huge page which was discarded: Linux 6.18 does,
+ * 6.12 does not. Asked of memory under a userfaultfd of its own; it does not if that can not be had.
+ */
+__cold static bool tells_holes(int pagemap)
+{
+	uint64_t page = uffdwp__sys_page_size(), table = page * (page / sizeof(uint64_t)), got,
+		 start;
+	void *mem = uffdwp__sys_alloc_zeros(2 * table);
+	int fd = uffdwp__sys_open_syscall(true);
+	struct uffdwp__page_region v;
+	struct uffdwp__scan a = { .size = sizeof(a),
+				  .vec = (uintptr_t)&v,
+				  .vec_len = 1,
+				  .category_mask = UFFDWP__PAGE_IS_WRITTEN,
+				  .return_mask = UFFDWP__PAGE_IS_WRITTEN };
+	bool tells;
+
+	if (fd < 0)
+		fd = uffdwp__sys_open_device(true);
+	start = ((uintptr_t)mem + table - 1) & ~(table - 1);
+	a.start = start;
+	a.end = start + table;
+	tells = mem && fd >= 0 &&
+		!uffdwp__sys_api(fd, UFFDWP_FEATURE_WP_UNPOPULATED | UFFDWP_FEATURE_WP_ASYNC, &got,
+				 &got) &&
+		!uffdwp__sys_register(fd, start, table, UFFDIO_REGISTER_MODE_WP, &got) &&
+		uffdwp__sys_pagemap_scan(pagemap, &a) == 1;
+	if (fd >= 0)
+		uffdwp__sys_close(fd);
+	uffdwp__sys_free(mem, 2 * table);
+	return tells;
+}
+
 __cold static int open_pagemap(struct uffdwp__layer *l)
 {
 	struct uffdwp *h = l->r->h;
@@ -44,8 +78,11 @@ __cold static int open_pagemap(struct uffdwp__layer *l)
 	bool ours = h->source != UFFDWP_SOURCE_ADOPTED;
 
 	l->pagemap = ours || pid ? uffdwp__sys_pagemap_open(ours ? 0 : pid) : -EOPNOTSUPP;
-	if (is_async(l->r))
+	if (is_async(l->r)) {
+		l->holes = l->pagemap >= 0 && l->r->kernel_page == uffdwp__sys_page_size() &&
+			   (!ours || !tells_holes(l->pagemap));
 		return l->pagemap < 0 ? l->pagemap : can_scan(l);
+	}
 	if (l->pagemap >= 0)
 		return 0;
 	l->pagemap = -1;
@@ -576,38 +613,6 @@ static void to_pages(struct uffdwp__page_region *v, int n, const struct uffdwp_r
 	}
 }
 
-int uffdwp__layer_scan(struct uffdwp__layer *l, uint64_t first, uint64_t end, uint64_t max,
-		       bool take, struct uffdwp__page_region *v, uint64_t nv, uint64_t *next)
-{
-	struct uffdwp_region *r = l->r;
-	unsigned int phase = uffdwp__enter(r->h);
-	struct uffdwp__scan a = { .size = sizeof(a),
-				  .flags = UFFDWP__SCAN_CHECK_WPASYNC |
-					   (take ? UFFDWP__SCAN_WP_MATCHING : 0),
-				  .vec = (uintptr_t)v,
-				  .vec_len = nv,
-				  .max_pages = min_u64(max, UFFDWP__COLLECT_MAX),
-				  .category_mask = UFFDWP__PAGE_IS_WRITTEN,
-				  .return_mask = UFFDWP__PAGE_IS_WRITTEN };
-	uint64_t i, stop;
-	int n = -EAGAIN;
-
-	*next = end;
-	if (!next_part(r, first, &i, &stop) || i >= end) {
-		n = 0;
-	} else if (is_plain(l, i, stop = min_u64(min_u64(stop, end), i + SCAN_MAX))) {
-		a.start = uffdwp__addr_of(r, i);
-		a.end = uffdwp__addr_of(r, stop);
-		n = uffdwp__sys_pagemap_scan(l->pagemap, &a);
-		*next = i + ((a.walk_end - a.start) >> r->shift);
-		if (n < 0 || *next == i)
-			n = -EAGAIN;
-		to_pages(v, n, r, i, a.start);
-	}
-	uffdwp__leave(r->h, phase);
-	return n;
-}
-
 /* ---- What a scan passes over ---- */
 
 /* Runs of memory that is neither there nor marked, of one part; *next: where it stopped. */
@@ -686,6 +691,76 @@ int uffdwp__layer_cover(struct uffdwp__layer *l, uint64_t first, uint64_t n)
 	return err;
 }
 
+/*
+ * Where all was protected once, what is absent was discarded since: it counts as written. That a page is busy does not
+ * matter: it is told again the next time.
+ */
+static int collect_holes(struct uffdwp__layer *l, uint64_t first, uint64_t end, bool take,
+			 uint64_t base, uint64_t *bits)
+{
+	struct uffdwp__page_region v[VEC];
+	uint64_t i = first, next;
+	int err = 0;
+
+	for (; !err && i < end; i = next) {
+		int runs = scan_absent(l, i, end, v, &next);
+
+		err = runs < 0 ? runs : 0;
+		for (int k = 0; !err && k < runs; k++) {
+			uint64_t from = max_u64(v[k].start, first), to = min_u64(v[k].end, end);
+
+			set_bits(bits, from - base, to - from);
+			if (take)
+				err = cover(l, from, to - from);
+			err = err == -EBUSY ? 0 : err;
+		}
+	}
+	return err;
+}
+
+static bool has_holes(struct uffdwp__layer *l, uint64_t first, uint64_t end)
+{
+	struct uffdwp__page_region v[VEC];
+	uint64_t next;
+
+	return scan_absent(l, first, end, v, &next) != 0;
+}
+
+/* ---- Straight from the kernel ---- */
+
+int uffdwp__layer_scan(struct uffdwp__layer *l, uint64_t first, uint64_t end, uint64_t max,
+		       bool take, struct uffdwp__page_region *v, uint64_t nv, uint64_t *next)
+{
+	struct uffdwp_region *r = l->r;
+	unsigned int phase = uffdwp__enter(r->h);
+	struct uffdwp__scan a = { .size = sizeof(a),
+				  .flags = UFFDWP__SCAN_CHECK_WPASYNC |
+					   (take ? UFFDWP__SCAN_WP_MATCHING : 0),
+				  .vec = (uintptr_t)v,
+				  .vec_len = nv,
+				  .max_pages = min_u64(max, UFFDWP__COLLECT_MAX),
+				  .category_mask = UFFDWP__PAGE_IS_WRITTEN,
+				  .return_mask = UFFDWP__PAGE_IS_WRITTEN };
+	uint64_t i, stop;
+	int n = -EAGAIN;
+
+	*next = end;
+	if (!next_part(r, first, &i, &stop) || i >= end) {
+		n = 0;
+	} else if (is_plain(l, i, stop = min_u64(min_u64(stop, end), i + SCAN_MAX)) &&
+		   !(l->holes && has_holes(l, i, stop))) {
+		a.start = uffdwp__addr_of(r, i);
+		a.end = uffdwp__addr_of(r, stop);
+		n = uffdwp__sys_pagemap_scan(l->pagemap, &a);
+		*next = i + ((a.walk_end - a.start) >> r->shift);
+		if (n < 0 || *next == i)
+			n = -EAGAIN;
+		to_pages(v, n, r, i, a.start);
+	}
+	uffdwp__leave(r->h, phase);
+	return n;
+}
+
 /* ---- Both ---- */
 
 static int collect_part(struct uffdwp__layer *l, uint64_t first, uint64_t end, uint64_t max,
@@ -699,6 +774,8 @@ static int collect_part(struct uffdwp__layer *l, uint64_t first, uint64_t end, u
 		phase = uffdwp__enter(l->r->h);
 		err = collect_kernel(l, first, end, max, take, base, bits, looked);
 		uffdwp__leave(l->r->h, phase);
+		if (!err && unlikely(l->holes))
+			err = collect_holes(l, first, first + *looked, take, base, bits);
 		return err;
 	}
 	if (take)

@@ -295,12 +295,17 @@ static int read_shared(struct uffdwp *h, struct uffd_msg *msg, uint32_t max)
 
 static int read_messages(struct uffdwp *h, struct uffd_msg *msg, uint32_t max)
 {
+	int n;
+
 	/* fd is kick then, which must not be emptied. */
 	if (unlikely(atomic_load_explicit(&h->given_up, memory_order_relaxed)))
 		return 0;
-	if (h->source == UFFDWP_SOURCE_ADOPTED)
-		return read_shared(h, msg, max);
-	return uffdwp__sys_read(h->fd, msg, max);
+	n = h->source == UFFDWP_SOURCE_ADOPTED ? read_shared(h, msg, max)
+					       : uffdwp__sys_read(h->fd, msg, max);
+	/* If it became kick between the two, it is empty now, and others may not have seen it. */
+	if (unlikely(atomic_load_explicit(&h->given_up, memory_order_seq_cst)))
+		uffdwp__sys_eventfd_add(h->kick);
+	return n;
 }
 
 /*

@@ -39,6 +39,7 @@ struct uffdwp__layer {
 	uint64_t patience; /* ns that it waits for a page which somebody has */
 	int pagemap;	   /* of the process that is watched, or -1 */
 	bool anonymous;
+	bool holes; /* the kernel's scan passes over what has no page table */
 	/*
 	 * BUSY pages [first, first + n) are about to be written, discarded, or let go: keep what they
 	 * are. Called by serving threads and by uffdwp_discard(). 0, or UFFDWP_LATER: not now; the layer

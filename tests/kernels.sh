@@ -34,7 +34,7 @@ if [ "${1-}" = --short ]; then
 fi
 only=("$@")
 passed=0 failed=0 skipped=0
-qemu=
+boots=() # processes
 
 # Time limits are so many times as long: they are there for what hangs, not for what emulation makes slow.
 slower=4
@@ -64,7 +64,7 @@ done
 }
 rm -rf "$out"
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 99
-trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null; exit 130' INT TERM
+trap 'kill "${boots[@]}" 2>/dev/null; exit 130' INT TERM
 
 pass() { passed=$((passed + 1)); }
 skip() { skipped=$((skipped + 1)) && echo "skip $*"; }
@@ -116,36 +116,37 @@ base() {
 		awk '/=> \// { print $3 } $1 ~ /^\// && !/:$/ { print $1 }' | sort -u)
 }
 
-# initrd KERNEL TO: the kernel unpacks one archive after the other.
+# initrd KERNEL DIR: the kernel unpacks one archive after the other.
 initrd() {
-	local kernel=$1 to=$2
-	rm -rf "$out/own"
-	mkdir -p "$out/own/modules"
-	cp "$kernel"/modules/* "$out/own/modules"
-	printf 'SLOWER=%s\nTESTS="%s"\n' "$slower" "$tests" >"$out/own/run.conf"
-	cp "$out/base.cpio" "$to"
-	(cd "$out/own" && find . | cpio --quiet -o -H newc -R 0:0) >>"$to"
+	local kernel=$1 dir=$2
+	rm -rf "$dir/own"
+	mkdir -p "$dir/own/modules"
+	cp "$kernel"/modules/* "$dir/own/modules"
+	printf 'SLOWER=%s\nTESTS="%s"\n' "$slower" "$tests" >"$dir/own/run.conf"
+	cp "$out/base.cpio" "$dir/initrd"
+	(cd "$dir/own" && find . | cpio --quiet -o -H newc -R 0:0) >>"$dir/initrd"
+	rm -rf "$dir/own"
 }
 
 # boot KERNEL DIR: the exit code of timeout(1), or of qemu.
 boot() {
 	local kernel=$1 dir=$2 rc
-	rm -f "$out/disk" "$dir"/{console,result}
-	truncate -s $disk "$out/disk"
-	initrd "$kernel" "$out/initrd"
+	rm -f "$dir"/{disk,console,result}
+	truncate -s $disk "$dir/disk"
+	initrd "$kernel" "$dir"
 	# qemu 7.2 gets the flags after cmpxchg16b wrong, and page tables of five levels cost time. Lockups are
 	# the host's doing, where it gives an emulated CPU no time.
 	timeout -k 10 $limit qemu-system-x86_64 -accel tcg,thread=multi -cpu max,cx16=off,la57=off \
 		-smp 2 -m $memory -nodefaults -no-user-config -display none -no-reboot \
-		-kernel "$kernel/vmlinuz" -initrd "$out/initrd" \
+		-kernel "$kernel/vmlinuz" -initrd "$dir/initrd" \
 		-append 'console=ttyS0 panic=-1 nowatchdog rcupdate.rcu_cpu_stall_suppress=1 mitigations=off' \
 		-serial "file:$dir/console" -serial "file:$dir/result" \
-		-drive "file=$out/disk,if=virtio,format=raw,cache=unsafe" </dev/null >"$dir/qemu" 2>&1 &
+		-drive "file=$dir/disk,if=virtio,format=raw,cache=unsafe" </dev/null >"$dir/qemu" 2>&1 &
 	qemu=$!
 	wait $qemu
 	rc=$?
 	qemu=
-	rm -f "$out/disk" "$out/initrd"
+	rm -f "$dir/disk" "$dir/initrd"
 	return $rc
 }
 
@@ -155,16 +156,17 @@ emulation_failed() {
 	grep -aqE '(Oops: )?int3: 0000 \[#1\]' "$1/console"
 }
 
-# boot_again KERNEL DIR: boots, and does so again where it was the emulation that failed.
-boot_again() {
-	local rc i
+# run_vm KERNEL DIR: boots, and does so again where it was the emulation that failed. In DIR/rc is how it ended.
+run_vm() {
+	local rc i qemu='' began=$SECONDS
+	trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null; exit 130' INT TERM
 	for i in 1 2 3 4; do
 		boot "$@"
 		rc=$?
 		emulation_failed "$2" || break
 		echo "note: boot $i of ${2##*/} met qemu's stale int3, after $(grep -c '^test ok' "$2/result") tests"
 	done
-	return $rc
+	echo $rc $((SECONDS - began)) >"$2/rc"
 }
 
 # ---- Judging ----
@@ -441,11 +443,12 @@ wanted() {
 base "$out/base" || exit 99
 (cd "$out/base" && find . | cpio --quiet -o -H newc -R 0:0) >"$out/base.cpio" || exit 99
 
-ran=() column=0
+# An emulated machine of two CPUs keeps one busy, most of the time.
+ran=() columns=() column=0
 while read -r _ series suites; do
 	column=$((column + 1))
 	wanted "$series" || continue
-	dir=$out/$series began=$SECONDS
+	dir=$out/$series
 	mkdir -p "$dir"
 	# shellcheck disable=SC2086 # suites is a list
 	if ! kernel=$(tests/kernels/fetch "$cache" "$series" $suites 2>"$dir/fetch" </dev/null); then
@@ -455,16 +458,23 @@ while read -r _ series suites; do
 	fi
 	{ tr '\n' ' ' <"$kernel/package"; [ ! -e "$kernel/note" ] || sed 's/^/(from the cache: /; s/$/)/' "$kernel/note"; } |
 		sed 's/ $//' >"$dir/package"
-	ran+=("$series")
-	boot_again "$kernel" "$dir"
-	rc=$?
+	ran+=("$series") columns+=("$column")
+	while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+	run_vm "$kernel" "$dir" &
+	boots+=($!)
+done < <(expected | grep '^kernel ')
+wait
+
+for i in "${!ran[@]}"; do
+	series=${ran[i]} dir=$out/${ran[i]}
+	read -r rc seconds <"$dir/rc"
 	was="$passed $failed $skipped"
-	judge "$series" $column "$dir" $rc && word=ok || word=FAIL
+	judge "$series" "${columns[i]}" "$dir" "$rc" && word=ok || word=FAIL
 	# shellcheck disable=SC2086 # three numbers
 	printf '%-4s %-28s %d passed, %d failed, %d skipped, %d s\n' $word "$(cat "$dir/release")" \
-		$((passed - ${was%% *})) $((failed - $(cut -d ' ' -f 2 <<<"$was"))) $((skipped - ${was##* })) $((SECONDS - began))
-done < <(expected | grep '^kernel ')
-rm -rf "$out/base" "$out/base.cpio" "$out/own"
+		$((passed - ${was%% *})) $((failed - $(cut -d ' ' -f 2 <<<"$was"))) $((skipped - ${was##* })) "$seconds"
+done
+rm -rf "$out/base" "$out/base.cpio"
 
 tables >"$out/tables.md"
 if [ -n "$docs" ] && [ ${#only[@]} = 0 ]; then

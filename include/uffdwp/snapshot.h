@@ -193,7 +193,8 @@ struct uffdwp_snapshot_opts {
  * uffdwp_release() on the regions are -EBUSY. -EINVAL: an argument, see opts.reason; -E2BIG: see
  * uffdwp.h; -EOPNOTSUPP: cow on a handle with UFFDWP_FEATURE_WP_ASYNC, or memory that can not be
  * read; -EBUSY: a region has a snapshot, or a write operation; -EDEADLK: called from an operation;
- * -ENOMEM, -EAGAIN: no memory or thread; what the sink's begin() returned. Thread-safe.
+ * -ENOMEM, -EAGAIN: no memory or thread; what opening the process's pagemap gave (-EMFILE, -EACCES, -ENOENT);
+ * what the sink's begin() returned. Thread-safe.
  */
 int uffdwp_snapshot_new(struct uffdwp_snapshot **out, struct uffdwp_region *const *regions,
 			size_t n, const struct uffdwp_snapshot_opts *opts);

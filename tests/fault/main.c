@@ -254,7 +254,8 @@ static bool exempt(const struct fault_site *s)
 static void check_sites(void)
 {
 	if (!kernel_has_all()) {
-		puts("sites: not all can be reached, the kernel lacks features");
+		puts("skip sites: not all can be reached, the kernel lacks features");
+		all.sum.skipped++;
 		return;
 	}
 	for (unsigned int i = 0; i < fault_sites(); i++) {

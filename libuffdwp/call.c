@@ -13,73 +13,6 @@
 #include "sys.h"
 #include "util.h"
 
-/* ---- Protection without states ---- */
-
-static int writeprotect_once(struct uffdwp *h, uint64_t addr, uint64_t len, bool on)
-{
-	struct uffdwp__wait w = { 0 };
-	int err;
-
-	do
-		err = uffdwp__sys_writeprotect(h->fd, addr, len, on);
-	while (unlikely(err == -EAGAIN) && uffdwp__wait_events(h, &w));
-	return err;
-}
-
-/*
- * ENOENT does not say where, and leaves what is before it done: halving finds the page. Nothing
- * is done twice but the part that failed.
- */
-int uffdwp__writeprotect(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page, bool on,
-			 uint64_t *done)
-{
-	uint64_t step = len;
-
-	*done = 0;
-	while (*done < len) {
-		uint64_t n = min_u64(step, len - *done);
-		int err = writeprotect_once(h, addr + *done, n, on);
-
-		if (likely(!err)) {
-			*done += n;
-		} else if (err != -ENOENT || n <= page) {
-			return err;
-		} else {
-			step = (n / 2 + page - 1) & ~(page - 1);
-		}
-	}
-	return 0;
-}
-
-__cold void uffdwp__unprotect_all(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page)
-{
-	uint64_t piece = max_u64(UFFDWP__PIECE, page);
-
-	for (uint64_t pos = 0; pos < len;) {
-		uint64_t n = min_u64(piece - (addr + pos) % piece, len - pos), done;
-		int err = uffdwp__writeprotect(h, addr + pos, n, page, false, &done);
-
-		pos += done;
-		if (err == -ENOENT)
-			pos += page;
-		else if (err)
-			return;
-	}
-}
-
-/*
- * Leaves no thread asleep: unregistering alone wakes nobody who waits on a protected page, and a
- * thread that is woken while the range is registered would sleep again. Unregistering drops
- * protection since Linux 6.0; it does not wait for events to be read, as unprotecting does.
- */
-__cold void uffdwp__let_go(struct uffdwp_region *r, uint64_t addr, uint64_t len)
-{
-	if (r->mode & UFFDWP_MODE_WP && !(r->h->features & UFFDWP_FEATURE_WP_UNPOPULATED))
-		uffdwp__unprotect_all(r->h, addr, len, r->kernel_page);
-	uffdwp__sys_unregister(r->h->fd, addr, len);
-	uffdwp__wake(r->h, addr, len);
-}
-
 /* ---- Protect and unprotect ---- */
 
 int uffdwp__piece_protect(struct uffdwp__piece *p, bool on, const struct uffdwp__layer *by,
@@ -189,55 +122,6 @@ __cold void uffdwp__fail(struct uffdwp *h, int err)
 	for (uint32_t i = 0; i < t->n; i++)
 		release_region(t->e[i].r);
 	uffdwp__leave(h, phase);
-}
-
-/* Missing pages that can be made an error are; a page that is there stops a call, and is passed over. */
-__cold static void poison_missing(const struct uffdwp__entry *e)
-{
-	const struct uffdwp *h = e->r->h;
-	uint64_t pos = e->start;
-
-	if (!uffdwp__places(e->r) ||
-	    (!(h->features & UFFDWP_FEATURE_POISON) && h->source != UFFDWP_SOURCE_ADOPTED))
-		return;
-	while (pos < e->end) {
-		int64_t n = uffdwp__sys_poison(h->fd, pos, e->end - pos);
-
-		if (n < 0 && n != -EEXIST)
-			return;
-		pos += n > 0 ? (uint64_t)n : e->r->kernel_page;
-	}
-}
-
-/*
- * What is not registered does not fault. And with the last descriptor of a userfaultfd the kernel drops its
- * protection and wakes everybody, also who waits for an event to be read. Its number stays in use, so that no
- * other file of the program comes by it; who polls the old one holds it until kicked.
- */
-__cold void uffdwp__give_up(struct uffdwp *h, int err)
-{
-	const struct uffdwp__table *t;
-	unsigned int phase;
-	int none = 0;
-
-	atomic_compare_exchange_strong_explicit(&h->error, &none, err, memory_order_relaxed,
-						memory_order_relaxed);
-	/* seq_cst, and before the kick: who is woken by that sees it. */
-	if (atomic_exchange_explicit(&h->given_up, true, memory_order_seq_cst))
-		return;
-	phase = uffdwp__enter(h);
-	t = atomic_load_explicit(&h->table, memory_order_seq_cst);
-	for (uint32_t i = 0; i < t->n; i++) {
-		poison_missing(&t->e[i]);
-		/* This wakes too, where a filter refuses to, and a program's loop holds the descriptor in poll(2). */
-		if (t->e[i].r->mode & UFFDWP_MODE_WP)
-			uffdwp__sys_writeprotect(h->fd, t->e[i].start,
-						 t->e[i].end - t->e[i].start, false);
-		uffdwp__let_go(t->e[i].r, t->e[i].start, t->e[i].end - t->e[i].start);
-	}
-	uffdwp__leave(h, phase);
-	uffdwp__sys_replace(h->fd, h->kick);
-	uffdwp__sys_eventfd_add(h->kick);
 }
 
 /*

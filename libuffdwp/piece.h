@@ -32,7 +32,21 @@ bool uffdwp__wait_events(struct uffdwp *h, struct uffdwp__wait *w);
 /* A page that stays BUSY. False after a second. */
 bool uffdwp__wait_busy(struct uffdwp__wait *w);
 
+/* Protects or unprotects without looking at states; *done bytes. Waits for events to be read. */
+int uffdwp__writeprotect(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page, bool on,
+			 uint64_t *done);
+
+/* Gives memory of a region back to the kernel: unprotected, unregistered, nobody asleep. */
+void uffdwp__let_go(struct uffdwp_region *r, uint64_t addr, uint64_t len);
+
+/* Unprotects all that can be, over whatever holes there are. */
+void uffdwp__unprotect_all(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page);
+
+/* Threads that sleep there look again. Gives the handle up if even that is refused. */
 void uffdwp__wake(struct uffdwp *h, uint64_t addr, uint64_t len);
+
+/* Where not even uffdwp__fail() can be done: gives up the descriptor, which releases every thread. */
+void uffdwp__give_up(struct uffdwp *h, int err);
 
 /* 0, or why the arguments of a public call are wrong; *done is 0 then and always. */
 int uffdwp__check_range(const struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);

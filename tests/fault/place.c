@@ -18,7 +18,7 @@ struct place {
 	_Atomic int saved;
 };
 
-#define CALL_ERRORS EAGAIN, ENOENT, ESRCH, EBUSY
+#define CALL_ERRORS EAGAIN, ENOENT, ESRCH, EBUSY, ECANCELED
 
 /* ---- In operations ---- */
 

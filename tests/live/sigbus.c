@@ -233,7 +233,7 @@ static void keeps_errno(struct live *t)
 
 struct contest {
 	struct live *t;
-	_Atomic int inside, second;
+	_Atomic int inside, coming, second;
 };
 
 static void spin_until(const _Atomic int *v, int want)
@@ -249,7 +249,7 @@ static int let_in(struct uffdwp_region *r, const struct uffdwp_fault *f, void *c
 
 	(void)r;
 	(void)f;
-	atomic_fetch_add(&c->inside, 1);
+	spin_until(&c->coming, atomic_fetch_add(&c->inside, 1) + 1);
 	for (volatile int i = 0; i < 5000; i++)
 		;
 	return 0;
@@ -262,6 +262,7 @@ static void *lose(void *arg)
 
 	for (int i = 1; i <= LOSSES; i++) {
 		spin_until(&c->inside, i);
+		atomic_store(&c->coming, i);
 		live_store(c->t->mem.addr + 8, (uint64_t)i);
 		atomic_store(&c->second, i);
 	}

@@ -228,6 +228,7 @@ static void failed(struct live *t)
 
 	CHECK(pid >= 0);
 	if (!pid) {
+		signal(SIGBUS, SIG_DFL); /* which a sanitizer reports */
 		open_pool(&b, t, &groups,
 			  (struct uffdwp_opts){ .required = UFFDWP_FEATURE_POISON });
 		b.r = live_region(t, b.h, UFFDWP_MODE_MISSING, 1, &ops, &b);

@@ -412,6 +412,20 @@ static void shoot(struct shots *s, struct uffdwp_region *r, struct uffdwp_snapsh
 	check_sum(s, at_seal);
 }
 
+/* Also what the page cache would give back. */
+static size_t available_mib(void)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	size_t kib = 0;
+	char line[128];
+
+	CHECK(f);
+	while (!kib && fgets(line, sizeof(line), f))
+		sscanf(line, "MemAvailable: %zu", &kib);
+	fclose(f);
+	return kib >> 10;
+}
+
 /* Not more than half of what there is, unless it was asked for. */
 static size_t snapshot_pages(void)
 {
@@ -419,7 +433,8 @@ static size_t snapshot_pages(void)
 
 	if (opts.mib)
 		return opts.mib << 8;
-	half = (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE) >> 21;
+	half = available_mib() / 2;
+	CHECK(half > 0);
 	if (half < mib)
 		printf("snapshots: of %zu MiB, not %zu, for want of memory\n", half, mib);
 	return (half < mib ? half : mib) << 8;

@@ -278,7 +278,8 @@ static void forked(struct live *t, enum track_way way)
 	live_info(k.h, &info);
 	/* The probe's row event.none-fork. */
 	if (t->mem.kind == MEM_HUGETLB_PRIVATE && !(info.supported & UFFDWP_FEATURE_WP_UNPOPULATED))
-		live_skip("a child's private hugetlb stays protected, and it sleeps for ever (Linux 6.1)");
+		live_skip(
+			"a child's private hugetlb stays protected, and it sleeps for ever (Linux 6.1)");
 	tracked_write(&k, 1);
 	pid = fork();
 	CHECK(pid >= 0);

@@ -242,36 +242,38 @@ static void check(struct test *c, uint32_t verdict, uint32_t why)
 		CHECK_EQ(memcmp(c->copy, c->shadow, c->t->mem.size), 0);
 }
 
-static void complete(struct live *t, uint64_t extra)
+/* A snapshot with commands between the seal and saving. */
+static void with(struct live *t, uint64_t extra, const char *commands, uint32_t verdict,
+		 uint32_t why)
 {
 	struct test c;
 
 	setup(&c, t, extra);
-	command(&c, 'w');
+	for (; *commands; commands++)
+		command(&c, *commands);
 	atomic_store(&c.gate, 0);
-	check(&c, UFFDWP_SNAPSHOT_COMPLETE, UFFDWP_SNAPSHOT_WHY_NONE);
+	check(&c, verdict, why);
 	teardown(&c);
+}
+
+static void complete(struct live *t, uint64_t extra, const char *commands)
+{
+	with(t, extra, commands, UFFDWP_SNAPSHOT_COMPLETE, UFFDWP_SNAPSHOT_WHY_NONE);
 }
 
 static void complete_cow(struct live *t)
 {
-	complete(t, 0);
+	complete(t, 0, "w");
 }
 
 static void complete_async(struct live *t)
 {
-	complete(t, UFFDWP_FEATURE_WP_ASYNC);
+	complete(t, UFFDWP_FEATURE_WP_ASYNC, "w");
 }
 
 static void discards(struct live *t)
 {
-	struct test c;
-
-	setup(&c, t, 0);
-	command(&c, 'd');
-	atomic_store(&c.gate, 0);
-	check(&c, UFFDWP_SNAPSHOT_CANCELLED, UFFDWP_SNAPSHOT_WHY_DISCARDED);
-	teardown(&c);
+	with(t, 0, "d", UFFDWP_SNAPSHOT_CANCELLED, UFFDWP_SNAPSHOT_WHY_DISCARDED);
 }
 
 static void dies(struct live *t)
@@ -292,25 +294,12 @@ static void dies(struct live *t)
 /* The child has pages of its own; what it writes to shared memory nobody sees. */
 static void forks(struct live *t)
 {
-	struct test c;
-
-	setup(&c, t, 0);
-	command(&c, 'f');
-	command(&c, 'w');
-	atomic_store(&c.gate, 0);
-	check(&c, UFFDWP_SNAPSHOT_COMPLETE, UFFDWP_SNAPSHOT_WHY_NONE);
-	teardown(&c);
+	complete(t, 0, "fw");
 }
 
 static void unmaps(struct live *t)
 {
-	struct test c;
-
-	setup(&c, t, 0);
-	command(&c, 'u');
-	atomic_store(&c.gate, 0);
-	check(&c, UFFDWP_SNAPSHOT_CANCELLED, UFFDWP_SNAPSHOT_WHY_UNMAPPED);
-	teardown(&c);
+	with(t, 0, "u", UFFDWP_SNAPSHOT_CANCELLED, UFFDWP_SNAPSHOT_WHY_UNMAPPED);
 }
 
 static bool reads_nowait(void)
@@ -331,16 +320,9 @@ static bool reads_nowait(void)
 /* Nobody sleeps in read(2) for it: what is written is saved, and the handle closes. */
 static void blocks(struct live *t)
 {
-	struct test c;
-
 	if (!reads_nowait())
 		live_skip("no RWF_NOWAIT of a userfaultfd (Linux 6.10)");
-	setup(&c, t, 0);
-	command(&c, 'b');
-	command(&c, 'w');
-	atomic_store(&c.gate, 0);
-	check(&c, UFFDWP_SNAPSHOT_COMPLETE, UFFDWP_SNAPSHOT_WHY_NONE);
-	teardown(&c);
+	complete(t, 0, "bw");
 }
 
 /* Writers sleep until the sweep has come by. */

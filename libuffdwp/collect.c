@@ -46,7 +46,7 @@ __cold static bool tells_holes(int pagemap)
 	uint64_t page = uffdwp__sys_page_size(), table = page * (page / sizeof(uint64_t)), got,
 		 start;
 	void *mem = uffdwp__sys_alloc_zeros(2 * table);
-	int fd = uffdwp__sys_open_syscall(true);
+	int fd = uffdwp__sys_open_own();
 	struct uffdwp__page_region v;
 	struct uffdwp__scan a = { .size = sizeof(a),
 				  .vec = (uintptr_t)&v,
@@ -55,8 +55,6 @@ __cold static bool tells_holes(int pagemap)
 				  .return_mask = UFFDWP__PAGE_IS_WRITTEN };
 	bool tells;
 
-	if (fd < 0)
-		fd = uffdwp__sys_open_device(true);
 	start = ((uintptr_t)mem + table - 1) & ~(table - 1);
 	a.start = start;
 	a.end = start + table;

@@ -50,13 +50,11 @@ __cold static bool look_at_marker(int pagemap, uint64_t features, uint64_t *entr
 	uint64_t page = uffdwp__sys_page_size(), got, ioctls;
 	struct uffdwp__page_region v = { 0 };
 	void *mem = uffdwp__sys_alloc(page);
-	int fd = uffdwp__sys_open_syscall(true);
+	int fd = uffdwp__sys_open_own();
 	bool ok;
 
 	if (mem && !(features & UFFDWP_FEATURE_WP_UNPOPULATED))
 		(void)*(volatile char *)mem;
-	if (fd < 0)
-		fd = uffdwp__sys_open_device(true);
 	ok = mem && fd >= 0 &&
 	     !uffdwp__sys_api(fd, features & UFFDWP_FEATURE_WP_UNPOPULATED, &got, &ioctls) &&
 	     !uffdwp__sys_register(fd, (uintptr_t)mem, page, UFFDIO_REGISTER_MODE_WP, &ioctls) &&

@@ -59,6 +59,13 @@ __cold int uffdwp__sys_open_syscall(bool user_mode_only)
 	return (int)RETRY(syscall(SYS_userfaultfd, flags));
 }
 
+__cold int uffdwp__sys_open_own(void)
+{
+	int fd = uffdwp__sys_open_syscall(true);
+
+	return fd < 0 ? uffdwp__sys_open_device(true) : fd;
+}
+
 __cold int uffdwp__sys_api(int fd, uint64_t features, uint64_t *got, uint64_t *ioctls)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };

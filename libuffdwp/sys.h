@@ -17,6 +17,7 @@ struct uffdwp__scan;
 /* Descriptors */
 int uffdwp__sys_open_device(bool user_mode_only);  /* a new userfaultfd from /dev/userfaultfd */
 int uffdwp__sys_open_syscall(bool user_mode_only); /* a new one from userfaultfd(2) */
+int uffdwp__sys_open_own(void); /* from either, of user mode alone: to try something out */
 int uffdwp__sys_api(int fd, uint64_t features, uint64_t *got, uint64_t *ioctls);
 int uffdwp__sys_cloexec(int fd);
 int uffdwp__sys_nonblock(int fd, bool on); /* returns what it was */

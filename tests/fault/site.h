@@ -4,8 +4,8 @@
  * calls the system, so that the supervisor, who sees every system call of the process, knows which are the
  * library's, and which line made them. Nothing else changes: a call fails in the kernel, by seccomp(2).
  *
- * Sites are found by the linker: a line that is new is one more, if it calls one of the functions below. FAULT_SYSTEM is set for
- * the files that make system calls; the others start threads and install a handler.
+ * Sites are found by the linker: a line that is new is one more, if it calls one of the functions below. FAULT_SYSTEM
+ * is set for the files that make system calls; the others start threads and install a handler.
  */
 #ifndef TESTS_FAULT_SITE_H
 #define TESTS_FAULT_SITE_H

@@ -187,8 +187,8 @@ static int place_units(struct uffdwp__target *t, enum how how, uint64_t unit, ui
 	while (pos < n) {
 		uint64_t base = atomic_load(&t->base), len = min_u64(most, n - pos), done;
 
-		err = place_call(t, how, base + ((unit + pos) << t->shift), buf + (pos << t->shift),
-				 len << t->shift, &done);
+		err = place_call(t, how, base + ((unit + pos) << t->shift),
+				 buf ? buf + (pos << t->shift) : NULL, len << t->shift, &done);
 		done >>= t->shift;
 		if (done)
 			set_placed(t, unit + pos, done, put_off,

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A libFuzzer target: any bytes as an image. Opening must refuse or give an image that can be read within its
- * bounds. The first byte says whether the checksums of the rest are made right first, which is how the fuzzer
- * gets behind them.
+ * bounds, and restored: what is not damaged as it is read, and nothing else. The first byte says whether the
+ * checksums of the rest are made right first, which is how the fuzzer gets behind them, and how to restore.
  */
+#include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -14,6 +16,10 @@
 #include "image/format.h"
 
 #define SIZE_MAX_FUZZ (1u << 20)
+#define FIX 1u
+#define EAGER 2u
+#define LAZY 4u
+#define RESTORED_MAX 8 /* regions, which is enough */
 
 /* The index of the table as it is said to lie, right before it; false: not inside. */
 static bool fix_index(uint8_t *buf, size_t size, size_t crc_at)
@@ -58,8 +64,8 @@ static void fix(uint8_t *buf, size_t size)
 	memcpy(buf + crc_at, &crc, 4);
 }
 
-/* An image that was opened holds what it says. */
-static void use(struct uffdwp_image *img)
+/* An image that was opened holds what it says. Returns whether pages are damaged. */
+static bool use(struct uffdwp_image *img, uint32_t *regions)
 {
 	struct uffdwp_image_info info = { .sz = sizeof(info) };
 	struct uffdwp_image_damage damage = { .sz = sizeof(damage) };
@@ -81,6 +87,94 @@ static void use(struct uffdwp_image *img)
 	}
 	if (data != info.data || (uffdwp_image_verify(img, &damage) != 0) != (damage.bytes != 0))
 		abort();
+	*regions = info.regions;
+	return damage.bytes != 0;
+}
+
+/* ---- Restoring ---- */
+
+struct place {
+	char *map;
+	size_t size;
+	uint64_t addr;
+};
+
+/* Memory as aligned as the image says that it was. */
+static void map_place(struct place *p, const struct uffdwp_image_region *r)
+{
+	p->size = r->len + r->page_size;
+	p->map = mmap(NULL, p->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	FUZZ_REQUIRE(p->map != MAP_FAILED);
+	p->addr = ((uintptr_t)p->map + r->page_size - 1) / r->page_size * r->page_size;
+}
+
+/* Each page is what reading it gives; what can not be read is not looked at, nobody may. */
+static void compare(const struct uffdwp_image *img, uint32_t region, const struct place *p)
+{
+	struct uffdwp_image_region r = { .sz = sizeof(r) };
+	static char page[65536];
+
+	FUZZ_REQUIRE(!uffdwp_image_region(img, region, &r));
+	if (r.page_size > sizeof(page))
+		return;
+	for (uint64_t at = 0; at < r.len; at += r.page_size) {
+		if (!uffdwp_image_read(img, region, at, page, r.page_size, NULL))
+			FUZZ_REQUIRE(!memcmp((char *)(uintptr_t)p->addr + at, page, r.page_size));
+	}
+}
+
+static int restore_to(struct uffdwp_restore_opts *o, const struct place *places, uint32_t n)
+{
+	struct uffdwp_opts ho = { .sz = sizeof(ho), .serve = UFFDWP_SERVE_THREADS, .threads = 1 };
+	struct uffdwp_restore *rs;
+	struct uffdwp *h = NULL;
+	int rc;
+
+	if (!o->eager)
+		FUZZ_REQUIRE(!uffdwp_open(&h, &ho));
+	o->handle = h;
+	rc = uffdwp_restore_start(&rs, o);
+	if (!rc) {
+		rc = uffdwp_restore_wait(rs, NULL);
+		for (uint32_t i = 0; i < n; i++)
+			compare(o->image, i, &places[i]);
+		FUZZ_REQUIRE(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE) == rc);
+	}
+	if (h)
+		FUZZ_REQUIRE(!uffdwp_close(h));
+	return rc;
+}
+
+/* Whether verify found damage is what a restore says, too. */
+static void restore(struct uffdwp_image *img, uint32_t n, bool eager, bool damaged)
+{
+	struct place places[RESTORED_MAX];
+	uint64_t addrs[RESTORED_MAX];
+	char why[128] = "";
+	struct uffdwp_restore_opts o = {
+		.sz = sizeof(o),
+		.image = img,
+		.addrs = addrs,
+		.eager = eager,
+		.reason = why,
+		.reason_size = sizeof(why),
+	};
+	int rc;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct uffdwp_image_region r = { .sz = sizeof(r) };
+
+		FUZZ_REQUIRE(!uffdwp_image_region(img, i, &r));
+		map_place(&places[i], &r);
+		addrs[i] = places[i].addr;
+	}
+	rc = restore_to(&o, places, n);
+	if (rc == -EOPNOTSUPP) /* of another machine */
+		FUZZ_REQUIRE(why[0]);
+	else
+		FUZZ_REQUIRE(rc == (damaged ? -EBADMSG : 0));
+	for (uint32_t i = 0; i < n; i++)
+		munmap(places[i].map, places[i].size);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -88,7 +182,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct uffdwp_image_open_opts o = { .sz = sizeof(o) };
 	struct uffdwp_image *img;
 	char why[64] = "";
+	bool damaged;
 	uint8_t *copy;
+	uint32_t n;
 	int fd;
 
 	if (!size || size > SIZE_MAX_FUZZ)
@@ -98,14 +194,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (fd < 0 || !copy)
 		abort();
 	memcpy(copy, data + 1, size - 1);
-	if (data[0] & 1)
+	if (data[0] & FIX)
 		fix(copy, size - 1);
 	if (write(fd, copy, size - 1) != (ssize_t)(size - 1))
 		abort();
 	o.reason = why;
 	o.reason_size = sizeof(why);
 	if (!uffdwp_image_fdopen(&img, fd, &o)) {
-		use(img);
+		damaged = use(img, &n);
+		if (n <= RESTORED_MAX && data[0] & (EAGER | LAZY))
+			restore(img, n, data[0] & EAGER, damaged);
 		uffdwp_image_close(img);
 	} else if (size > 1 && !why[0]) {
 		/* Nothing here can fail for another reason than what is in the file. */

@@ -7,6 +7,8 @@
 
 #include "../common/image.h"
 
+#define HOWS 8 /* what the first byte can say, see image.c */
+
 static char pages[6 * 4096];
 
 static const struct {
@@ -26,8 +28,8 @@ static const struct {
 	    { 0x10000, 2 * 4096, 8192, pages } } },
 };
 
-/* The file, behind the byte that says whether to make checksums right. */
-static int put(const char *dir, const char *name, int fix, const char *image)
+/* The file, behind the byte that says what to do with it. */
+static int put(const char *dir, const char *name, int how, const char *image)
 {
 	static char buf[1 << 20];
 	char path[512];
@@ -38,11 +40,11 @@ static int put(const char *dir, const char *name, int fix, const char *image)
 		return 1;
 	n = fread(buf, 1, sizeof(buf), in);
 	fclose(in);
-	(void)snprintf(path, sizeof(path), "%s/%s-%d", dir, name, fix);
+	(void)snprintf(path, sizeof(path), "%s/%s-%d", dir, name, how);
 	out = fopen(path, "wb");
 	if (!out)
 		return 1;
-	fputc(fix, out);
+	fputc(how, out);
 	fwrite(buf, 1, n, out);
 	return fclose(out) != 0;
 }
@@ -59,9 +61,10 @@ int main(int argc, char **argv)
 	for (size_t i = 0; !bad && i < sizeof(seeds) / sizeof(seeds[0]); i++) {
 		struct uffdwp_image_opts o = { .sz = sizeof(o), .pid = seeds[i].pid };
 
-		bad = image_make(path, &o, seeds[i].part, seeds[i].n) ||
-		      put(argv[1], seeds[i].name, 0, path) ||
-		      put(argv[1], seeds[i].name, 1, path) || unlink(path);
+		bad = image_make(path, &o, seeds[i].part, seeds[i].n);
+		for (int how = 0; !bad && how < HOWS; how++)
+			bad = put(argv[1], seeds[i].name, how, path);
+		unlink(path);
 	}
 	return bad ? 1 : 0;
 }

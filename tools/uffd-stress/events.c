@@ -97,7 +97,7 @@ void events_touch(struct arena *a, size_t from, size_t to)
 {
 	for (; from < to; from++) {
 		watchdog_step("touches page", from);
-		__atomic_fetch_add(&arena_page(a, from)->count, 0, __ATOMIC_SEQ_CST);
+		page_touch(arena_page(a, from));
 	}
 }
 

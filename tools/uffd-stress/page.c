@@ -3,7 +3,7 @@
 #include "page.h"
 
 /* Different for every page and visit, so that neither an old nor another page passes for it. */
-static uint64_t word_of(uint64_t nr, uint64_t count)
+PAGE_UNSEEN static uint64_t word_of(uint64_t nr, uint64_t count)
 {
 	uint64_t x = (nr << 32 ^ count) * UINT64_C(0x9e3779b97f4a7c15);
 
@@ -26,6 +26,11 @@ uint64_t page_glance(const struct page *p)
 	return __atomic_load_n(&p->count, __ATOMIC_RELAXED);
 }
 
+PAGE_UNSEEN void page_touch(struct page *p)
+{
+	__atomic_fetch_add(&p->count, 0, __ATOMIC_SEQ_CST);
+}
+
 bool page_visit(struct page *p, size_t size, uint64_t nr, uint64_t *shadow)
 {
 	uint64_t count;
@@ -43,7 +48,8 @@ bool page_visit(struct page *p, size_t size, uint64_t nr, uint64_t *shadow)
 }
 
 /* Word i was last written by the latest visit c <= count with c mod n = i. */
-bool page_check(const struct page *p, size_t size, uint64_t nr, uint64_t count, size_t *bad)
+PAGE_UNSEEN bool page_check(const struct page *p, size_t size, uint64_t nr, uint64_t count,
+			    size_t *bad)
 {
 	size_t n = page_words(size), i, last = count % n;
 	uint64_t base = count - last;

@@ -11,6 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What also a child may run that ThreadSanitizer did not see begin. */
+#define PAGE_UNSEEN __attribute__((no_sanitize("thread")))
+
 struct page {
 	pthread_mutex_t mutex;
 	uint64_t nr;	/* which page it is */
@@ -18,7 +21,7 @@ struct page {
 	uint64_t word[];
 };
 
-static inline size_t page_words(size_t size)
+PAGE_UNSEEN static inline size_t page_words(size_t size)
 {
 	return (size - sizeof(struct page)) / sizeof(uint64_t);
 }
@@ -28,6 +31,9 @@ void page_fill(struct page *p, size_t size, uint64_t nr);
 
 /* What a visitor reads before it takes the lock, racing with others on purpose. */
 uint64_t page_glance(const struct page *p);
+
+/* Writes what is there. */
+void page_touch(struct page *p);
 
 /* Locks the page, compares its counter with *shadow, changes a word, counts in both. */
 bool page_visit(struct page *p, size_t size, uint64_t nr, uint64_t *shadow);

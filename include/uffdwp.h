@@ -274,7 +274,10 @@ struct uffdwp_event {
 	uint64_t to;	    /* REMAP: where addr is now */
 };
 
-/* What an operation returns besides 0 (done) and -errno (fatal, see uffdwp_error()). */
+/*
+ * What an operation returns besides 0 (done) and -errno: fatal, see uffdwp_error(), unless its page was unmapped or
+ * moved meanwhile. Then who waits goes on, and write is called again for what there is, where it is.
+ */
 #define UFFDWP_LATER 1 /* the operation resolves it itself, later */
 
 /*

@@ -189,6 +189,58 @@ static void count_delivery(struct uffdwp__stats *st, uint64_t n, bool released)
 	uffdwp__count(st, COUNT_RESOLVES, released);
 }
 
+/* The kernel has it no more. If the books do, it may have been moved, of which the event will tell. */
+__cold static int give_back(struct uffdwp_region *r, uint64_t page, uint64_t addr)
+{
+	bool may_move = r->h->features & UFFDWP_FEATURE_EVENT_REMAP &&
+			uffdwp__page_is_at(r, page, addr);
+
+	uffdwp__pages_unlock(&r->pages, page, 1, may_move ? UFFDWP__ARMED : UFFDWP__FREE);
+	uffdwp__wake(r->h, addr, r->page_size);
+	return -ENOENT;
+}
+
+/* Whether the kernel has each page where it was; each for itself, as a range may have holes (6.3). */
+__cold static bool all_there(struct uffdwp_region *r, uint64_t addr, uint64_t len)
+{
+	int err = 0;
+
+	for (uint64_t pos = 0, done; !err && pos < len; pos += r->page_size)
+		err = uffdwp__writeprotect(r->h, addr + pos, r->page_size, r->kernel_page, true,
+					   &done);
+	return err != -ENOENT && err != -ESRCH;
+}
+
+/*
+ * The write operation has failed. Of a page that was unmapped or moved before it came to read it that is nobody's
+ * failure: each page is asked about by itself then, where it is now. -ENOENT: one could not be, and
+ * if it is anywhere it is protected there.
+ */
+__cold static int refused(struct uffdwp_region *r, uint64_t first, uint64_t n,
+			  struct uffdwp_fault *f, struct uffdwp__stats *st, int err)
+{
+	uint64_t addr = f->addr;
+	bool moved = addr != uffdwp__addr_of(r, first);
+	int ret = 0;
+
+	if (!moved && all_there(r, addr, n << r->shift)) {
+		count_delivery(st, n, true);
+		uffdwp__fail(r->h, err);
+		release_pages(r, first, n);
+		return 0;
+	}
+	if (moved)
+		uffdwp__wake(r->h, addr, n << r->shift);
+	else if (n == 1)
+		return give_back(r, first, addr);
+	for (uint64_t i = 0; i < n; i++) {
+		int one = uffdwp__deliver(r, first + i, 1, f, st);
+
+		ret = one < 0 ? one : ret;
+	}
+	return ret;
+}
+
 int uffdwp__deliver(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp_fault *f,
 		    struct uffdwp__stats *st)
 {
@@ -201,11 +253,11 @@ int uffdwp__deliver(struct uffdwp_region *r, uint64_t first, uint64_t n, struct 
 	}
 	fill_fault(r, first, n, f);
 	ret = p->ops.write ? p->ops.write(r, f, p->ctx) : uffdwp__layers_write(r, first, n, f);
+	if (unlikely(ret && ret != UFFDWP_LATER))
+		return refused(r, first, n, f, st, ret < 0 ? ret : -EINVAL);
 	count_delivery(st, n, ret != UFFDWP_LATER);
 	if (ret == UFFDWP_LATER)
 		return ret;
-	if (unlikely(ret))
-		uffdwp__fail(r->h, ret < 0 ? ret : -EINVAL);
 	release_pages(r, first, n);
 	return 0;
 }
@@ -243,15 +295,19 @@ static int sweep_one(struct uffdwp_region *r, uint64_t i, uint64_t end, struct u
 	struct uffdwp_fault f = { .worker = UFFDWP_NO_WORKER };
 	uint64_t n = min_u64(end - i, uffdwp__layered(r) ? UFFDWP_RUN_MAX : r->own_run);
 	unsigned int phase;
+	int err = 0;
 
 	make_present(r, i, armed_run(r, i, n));
 	phase = uffdwp__enter(r->h);
 	n = uffdwp__pages_claim(&r->pages, i, n);
 	if (n)
-		uffdwp__deliver(r, i, n, &f, &r->h->stats);
+		err = uffdwp__deliver(r, i, n, &f, &r->h->stats);
 	uffdwp__leave(r->h, phase);
-	*next = i + n;
-	if (n) {
+	*next = err < 0 ? i : i + n;
+	if (err < 0) {
+		if (!uffdwp__wait_busy(w))
+			return err;
+	} else if (n) {
 		w->count = 0;
 	} else if (uffdwp__pages_get(&r->pages, i) >= UFFDWP__BUSY && !uffdwp__wait_busy(w)) {
 		return -EBUSY;

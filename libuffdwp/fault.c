@@ -202,7 +202,9 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 		err = ask(r, p, &f);
 		if (err == 0 || err == UFFDWP_LATER)
 			return err;
-		/* Unmapped meanwhile, or the process ended: nobody's failure. */
+		/* Unmapped or moved meanwhile, or the process ended: nobody's failure. */
+		if (!uffdwp__page_is_at(r, page, addr))
+			err = -ENOENT;
 		if (err != -ENOENT && err != -ESRCH)
 			uffdwp__fail(r->h, err < 0 ? err : -EINVAL);
 	}

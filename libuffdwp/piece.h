@@ -79,6 +79,14 @@ static inline uint64_t uffdwp__addr_of(const struct uffdwp_region *r, uint64_t p
 	return atomic_load_explicit(&r->base, memory_order_relaxed) + (page << r->shift);
 }
 
+/* Whether a page still is, by the books, where an operation was told that it is. */
+static inline bool uffdwp__page_is_at(const struct uffdwp_region *r, uint64_t page, uint64_t addr)
+{
+	return addr == uffdwp__addr_of(r, page) &&
+	       addr - atomic_load_explicit(&r->addr, memory_order_relaxed) <
+		       atomic_load_explicit(&r->len, memory_order_relaxed);
+}
+
 struct uffdwp__piece {
 	struct uffdwp_region *r;
 	uint64_t addr, len; /* bytes of this piece */

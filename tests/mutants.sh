@@ -45,6 +45,7 @@ announced="tests/live/track_snapshot announced"
 kept="tests/live/missing kept/threads"
 absent="tests/live/track_snapshot granule-absent"
 loser="tests/live/sigbus loser"
+flight="tests/live/events missing-in-flight write-in-flight sweep-in-flight"
 holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --watchdog=8"
 
 # name | file | command | what is wrong | sed program
@@ -105,6 +106,8 @@ handle-error|libuffdwp/snapshot_cow.c|ends|the error of the handle is not the ve
 kept-page|libuffdwp/fault.c|kept|a page that somebody keeps is an error|s/\&\& again < KEPT_TRIES/\&\& again < 0/
 losers|libuffdwp/piece.c|loser|an access in vain counts, whatever was protected since|s/atomic_fetch_add_explicit(&r->protections, 1/atomic_fetch_add_explicit(\&r->protections, 0/
 granule-absent|libuffdwp/fault.c|absent|a granule is saved whose pages may be missing|s/ \&\& !reads_absent(r))/ \&\& (!reads_absent(r) || 1))/
+flight-missing|libuffdwp/fault.c|flight|a page that is unmapped before it is placed fails the handle|s/if (!uffdwp__page_is_at(r, page, addr))/if (0)/
+flight-write|libuffdwp/call.c|flight|a page that is unmapped before it is saved fails the handle|s/if (!moved \&\& all_there(r, addr, n << r->shift)) {/(void)all_there;\n\tif (1) {/
 removed|libuffdwp/snapshot_event.c|lost|what an event tells of file memory is ignored|s/^\t\tdiscarded(p, first, end);/\t\t;/
 END
 }
@@ -126,7 +129,8 @@ make_tool() {
 		build/tests/live/track_api build/tests/live/track_snapshot \
 		build/tests/live/snapshot_discard build/tests/live/snapshot_sink \
 		build/tests/live/snapshot_end build/tests/live/snapshot_blocks \
-		build/tests/live/missing build/tests/live/sigbus >"$work/make.out" 2>&1 ||
+		build/tests/live/missing build/tests/live/sigbus \
+		build/tests/live/events >"$work/make.out" 2>&1 ||
 		{ cat "$work/make.out" >&2; bad "$1: does not compile"; }
 }
 
@@ -152,6 +156,7 @@ command_of() {
 	kept) echo "$kept" ;;
 	absent) echo "$absent" ;;
 	loser) echo "$loser" ;;
+	flight) echo "$flight" ;;
 	announced) echo "$announced" ;;
 	cow) echo "$cow" ;;
 	edges) echo "$edges" ;;
@@ -199,7 +204,7 @@ cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
 	"$here/tests" "$work/" || exit 99
 make_tool unmutated
 for command in bounce shmem racing signals sigbus events async marks holes discards granules both \
-	stops lost sinks ends spared announced edges kept absent loser cow precopy; do
+	stops lost sinks ends spared announced edges kept absent loser flight cow precopy; do
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")
 	status=$?

@@ -6,12 +6,16 @@
 #include "../common/live.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define REMOVE UFFDWP_FEATURE_EVENT_REMOVE
 #define REMAP UFFDWP_FEATURE_EVENT_REMAP
 #define UNMAP UFFDWP_FEATURE_EVENT_UNMAP
+#define HUGE (4ul << 20)
+#define RUN 3
 #define STORM_PAGES 64u
 
 struct test {
@@ -310,6 +314,204 @@ static void storm(struct live *t)
 	t->mem.size = whole;
 }
 
+/* ---- Operations in flight meanwhile ---- */
+
+/*
+ * An operation that has been called for a page that is unmapped or moved before it comes to use the address: nobody's
+ * failure. Pages of the front half are never changed.
+ */
+struct flight {
+	struct live *t;
+	struct uffdwp_region *r;
+	char *src, *saved, *to;
+	size_t page;
+	_Atomic uint32_t *served;
+	_Atomic int called, go, failed;
+	ssize_t got;
+	int err;
+	bool missing;
+};
+
+static int in_flight(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	struct flight *c = ctx;
+	int err;
+
+	atomic_fetch_add(&c->called, 1);
+	if (f->offset <= c->page * c->t->page && c->page * c->t->page < f->offset + f->len)
+		live_until(&c->go, 1);
+	/* Before, as the page's arrival lets who looks go on. */
+	atomic_fetch_add(&c->served[f->offset / c->t->page], 1);
+	if (f->kind == UFFDWP_FAULT_MISSING)
+		err = uffdwp_copy(r, f->addr, c->src + f->offset, f->len, 0, NULL);
+	else
+		err = uffdwp_read(r, f->addr, c->saved + f->offset, f->len, NULL);
+	if (err) {
+		atomic_fetch_sub(&c->served[f->offset / c->t->page], 1);
+		atomic_fetch_add(&c->failed, 1);
+	}
+	return err;
+}
+
+/* By read(2), which fails where user code would end the program. */
+static void *write_by_kernel(void *arg)
+{
+	struct flight *c = arg;
+	int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+
+	CHECK(fd >= 0);
+	c->got = read(fd, c->t->mem.addr + c->page * c->t->page + 64, 8);
+	c->err = errno;
+	close(fd);
+	return NULL;
+}
+
+static void *sweep_cut(void *arg)
+{
+	struct flight *c = arg;
+	uint64_t at = uffdwp_region_addr(c->r) + c->page * c->t->page;
+
+	CHECK_EQ(uffdwp_sweep(c->r, at, RUN * c->t->page, NULL), 0);
+	return NULL;
+}
+
+static struct uffdwp *take_off(struct flight *c, struct live *t, size_t page, bool missing,
+			       uint32_t run, pthread_t *writer)
+{
+	static const struct uffdwp_ops ops = { .sz = sizeof(ops),
+					       .missing = in_flight,
+					       .write = in_flight };
+	uint64_t features = REMAP | UNMAP | mem_wp_features(t->mem.kind);
+	struct uffdwp *h;
+
+	if (missing)
+		features |= mem_missing_features(t->mem.kind);
+	h = live_open(UFFDWP_SERVE_THREADS, features);
+	memset(c, 0, sizeof(*c));
+	c->t = t;
+	c->page = page;
+	c->missing = missing;
+	c->src = malloc(t->mem.size);
+	c->saved = calloc(1, t->mem.size);
+	c->served = calloc(t->pages, sizeof(*c->served));
+	CHECK(c->src && c->saved && c->served);
+	live_fill(c->src, t->mem.size, t->seed);
+	if (!missing)
+		memcpy(t->mem.addr, c->src, t->mem.size);
+	c->r = live_region(t, h, UFFDWP_MODE_WP | (missing ? UFFDWP_MODE_MISSING : 0), run, &ops,
+			   c);
+	if (!missing)
+		live_protect(t, c->r);
+	live_thread(writer, run > 1 ? sweep_cut : write_by_kernel, c);
+	live_until(&c->called, 1);
+	return h;
+}
+
+static void land(struct flight *c, struct uffdwp *h)
+{
+	CHECK_EQ(uffdwp_error(h), 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+	free(c->src);
+	free(c->saved);
+	free((void *)c->served);
+}
+
+/* Once, and with its content; a page that is missing may be asked for again. */
+static void expect_served(struct flight *c, char *mem, size_t i)
+{
+	char *at = mem + i * c->t->page, *was = c->src + i * c->t->page;
+
+	live_store(at, ~live_load(was));
+	CHECK(atomic_load(&c->served[i]) == 1 || (c->missing && atomic_load(&c->served[i])));
+	CHECK_EQ(live_load(at), ~live_load(was));
+	CHECK_EQ(live_load(at + 8), live_load(was + 8));
+}
+
+/* More than one page: the operation has, by a sweep, pages before and behind the cut. */
+static void flies_unmapped(struct live *t, bool missing, uint32_t run)
+{
+	size_t n = t->pages / 2, half = n * t->page;
+	pthread_t writer;
+	struct flight c;
+	struct uffdwp *h = take_off(&c, t, run > 1 ? n - 1 : t->pages - 1, missing, run, &writer);
+
+	CHECK_EQ(munmap(t->mem.addr + half, t->mem.size - half), 0);
+	while (uffdwp_region_len(c.r) != half)
+		live_msleep(1);
+	atomic_store(&c.go, 1);
+	live_join(writer);
+	CHECK(run > 1 || (c.got < 0 && c.err == EFAULT));
+	CHECK(atomic_load(&c.failed) > 0);
+	expect_served(&c, t->mem.addr, 0);
+	expect_served(&c, t->mem.addr, n - 1);
+	CHECK_EQ(uffdwp_region_remove(c.r), 0);
+	munmap(t->mem.addr, half);
+	t->mem.addr = NULL;
+	land(&c, h);
+}
+
+static void missing_unmapped(struct live *t)
+{
+	flies_unmapped(t, true, 1);
+}
+
+static void write_unmapped(struct live *t)
+{
+	flies_unmapped(t, false, 1);
+}
+
+static void sweep_unmapped(struct live *t)
+{
+	flies_unmapped(t, false, RUN);
+}
+
+/* Not by who lets the operation go on: mremap(2) waits for two events, and an operation may keep each thread. */
+static void *move_all(void *arg)
+{
+	struct flight *c = arg;
+	size_t size = c->t->mem.size;
+
+	CHECK(mremap(c->t->mem.addr, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, c->to) == c->to);
+	return NULL;
+}
+
+static void flies_moved(struct live *t, bool missing)
+{
+	pthread_t writer, mover;
+	struct flight c;
+	struct uffdwp *h = take_off(&c, t, t->pages - 1, missing, 1, &writer);
+	char *room = mmap(NULL, t->mem.size + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(room != MAP_FAILED);
+	c.to = room + (-(uintptr_t)room & (HUGE - 1));
+	live_thread(&mover, move_all, &c);
+	while (uffdwp_region_addr(c.r) != (uintptr_t)c.to)
+		live_msleep(1);
+	atomic_store(&c.go, 1);
+	live_join(mover);
+	live_join(writer);
+	CHECK_EQ(c.got, -1);
+	CHECK_EQ(c.err, EFAULT);
+	CHECK(atomic_load(&c.failed) > 0);
+	t->mem.addr = c.to;
+	/* The very page, too: its operation may have come with the move. */
+	for (size_t i = 0; i < t->pages; i++)
+		expect_served(&c, t->mem.addr, i);
+	if (!missing)
+		CHECK(!memcmp(c.saved, c.src, t->mem.size));
+	land(&c, h);
+}
+
+static void missing_moved(struct live *t)
+{
+	flies_moved(t, true);
+}
+
+static void write_moved(struct live *t)
+{
+	flies_moved(t, false);
+}
+
 static const struct live_case cases[] = {
 	{ "moved/threads", moved_threads, KINDS_ALL, REMAP, 5 },
 	{ "moved/caller", moved_caller, KINDS_ALL, REMAP, 5 },
@@ -318,6 +520,11 @@ static const struct live_case cases[] = {
 	{ "unmapped/head", unmapped_head, KINDS_ALL, UNMAP, 5 },
 	{ "discarded", discarded, KINDS_ALL, REMOVE, 5 },
 	{ "only-reader", only_reader, KINDS_ALL, REMOVE, 10 },
+	{ "missing-in-flight/unmapped", missing_unmapped, KINDS_ALL, UNMAP | REMAP, 5 },
+	{ "missing-in-flight/moved", missing_moved, KINDS_ALL, UNMAP | REMAP, 5 },
+	{ "write-in-flight/unmapped", write_unmapped, KINDS_ALL, UNMAP | REMAP, 5 },
+	{ "sweep-in-flight/unmapped", sweep_unmapped, KINDS_ALL, UNMAP | REMAP, 5 },
+	{ "write-in-flight/moved", write_moved, KINDS_ALL, UNMAP | REMAP, 5 },
 	{ "storm", storm, KINDS_ALL, REMOVE | UNMAP | REMAP, 60 },
 };
 

@@ -301,13 +301,15 @@ $(EXAMPLE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(IMAGE_STATIC) $(STATIC)
 	$(call say,LD,$@)
 	$(call link,$(URING_LIBS) $(if $(filter %/sqlite_backup,$@),$(SQLITE_LIBS)))
 
+# What stands before the library's system calls, in programs that take something away.
+wrap = $(addprefix -Wl$(comma)--wrap=uffdwp__sys_,$(1))
+$(BUILD)/tests/live/fallback: WRAPPED = $(call wrap,pagemap_read pagemap_scan writeprotect)
 $(UNIT_BINS) $(LIVE_BINS) $(TORTURE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o \
 		$(call obj,$(TEST_COMMON_SRC) $(COMMON_SRC)) $(IMAGE_STATIC) $(STATIC)
 	$(call say,LD,$@)
-	$(call link,$(TEST_LIBS) $(URING_LIBS))
+	$(call link,$(WRAPPED) $(TEST_LIBS) $(URING_LIBS))
 
 # The fuzzer's targets, each with a main() that runs it on given inputs; tests/fuzz.sh wraps the same.
-wrap = $(addprefix -Wl$(comma)--wrap=uffdwp__sys_,$(1))
 $(BUILD)/tests/fuzz/options: WRAPPED = $(call wrap,alloc alloc_zeros alloc_staging free)
 $(BUILD)/tests/fuzz/events: WRAPPED = $(call wrap,read)
 $(FUZZ_BINS): $(call obj,tests/fuzz/replay.c)

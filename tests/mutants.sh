@@ -46,6 +46,7 @@ kept="tests/live/missing kept/threads"
 absent="tests/live/track_snapshot granule-absent"
 loser="tests/live/sigbus loser"
 flight="tests/live/events missing-in-flight write-in-flight sweep-in-flight"
+older="tests/live/fallback no-wp-bit no-seams"
 holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --watchdog=8"
 
 # name | file | command | what is wrong | sed program
@@ -108,6 +109,8 @@ losers|libuffdwp/piece.c|loser|an access in vain counts, whatever was protected 
 granule-absent|libuffdwp/fault.c|absent|a granule is saved whose pages may be missing|s/ \&\& !reads_absent(r))/ \&\& (!reads_absent(r) || 1))/
 flight-missing|libuffdwp/fault.c|flight|a page that is unmapped before it is placed fails the handle|s/if (!uffdwp__page_is_at(r, page, addr))/if (0)/
 flight-write|libuffdwp/call.c|flight|a page that is unmapped before it is saved fails the handle|s/if (!moved \&\& all_there(r, addr, n << r->shift)) {/(void)all_there;\n\tif (1) {/
+snap-unproved|libuffdwp/snapshot_look.c|older|what an old kernel can not prove is taken for proved|s/p->layer.pagemap >= 0 \&\& (p->s->can_scan || p->s->has_wp_bit);/p->layer.pagemap >= 0;/
+seams|libuffdwp/piece.c|older|a range of two mappings is given up where an old kernel refuses it|s/} else if (err != -ENOENT || n <= page) {/} else if (err) {/
 removed|libuffdwp/snapshot_event.c|lost|what an event tells of file memory is ignored|s/^\t\tdiscarded(p, first, end);/\t\t;/
 END
 }
@@ -130,7 +133,7 @@ make_tool() {
 		build/tests/live/snapshot_discard build/tests/live/snapshot_sink \
 		build/tests/live/snapshot_end build/tests/live/snapshot_blocks \
 		build/tests/live/missing build/tests/live/sigbus \
-		build/tests/live/events >"$work/make.out" 2>&1 ||
+		build/tests/live/events build/tests/live/fallback >"$work/make.out" 2>&1 ||
 		{ cat "$work/make.out" >&2; bad "$1: does not compile"; }
 }
 
@@ -157,6 +160,7 @@ command_of() {
 	absent) echo "$absent" ;;
 	loser) echo "$loser" ;;
 	flight) echo "$flight" ;;
+	older) echo "$older" ;;
 	announced) echo "$announced" ;;
 	cow) echo "$cow" ;;
 	edges) echo "$edges" ;;
@@ -204,7 +208,7 @@ cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
 	"$here/tests" "$work/" || exit 99
 make_tool unmutated
 for command in bounce shmem racing signals sigbus events async marks holes discards granules both \
-	stops lost sinks ends spared announced edges kept absent loser flight cow precopy; do
+	stops lost sinks ends spared announced edges kept absent loser flight older cow precopy; do
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")
 	status=$?

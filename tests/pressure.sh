@@ -127,11 +127,11 @@ squeeze 'shmem bounce of 48 MiB, protected' 80 "$stress" bounce --mem=shmem --si
 # Some of it is locked, and a child copies it.
 squeeze 'tracking of 24 MiB' 52 "$stress" track --mem=anon --size=24M --duration="$seconds" --no-progress
 squeeze 'snapshots of 160 MiB' 144 "$BUILD/tests/torture/load" --only=snapshots --size=160 --seconds="$seconds"
-# 64 writers that swap take their time for a round of 160 MiB.
+# With less of it swapped, these are ended more often. 64 writers that swap take a minute for two rounds.
 if [ $times -gt 1 ]; then
-	squeeze '32 handles on 128 MiB' 80 "$BUILD/tests/torture/load" --only=handles --size=128 --seconds="$seconds"
+	squeeze '32 handles on 256 MiB' 128 "$BUILD/tests/torture/load" --only=handles --size=256 --seconds="$seconds"
 	times=1
-	squeeze '10,000 regions of 160 MiB' 192 "$BUILD/tests/torture/load" --only=regions --seconds=20
+	squeeze '10,000 regions of 320 MiB' 160 "$BUILD/tests/torture/load" --only=regions --size=320 --seconds=20
 fi
 
 echo "pressure: $total pages swapped out or in"

@@ -86,7 +86,11 @@ static int again(struct uffdwp__target *t, struct uffdwp_region *r, const struct
 
 	if (uffdwp__poisoned(t, f->offset >> t->shift))
 		err = uffdwp_poison(r, f->addr, f->len, NULL);
-	return err == -EOPNOTSUPP ? uffdwp_zeropage(r, f->addr, f->len, t->rs->flags, NULL) : err;
+	if (err == -EOPNOTSUPP)
+		err = uffdwp_zeropage(r, f->addr, f->len, t->rs->flags, NULL);
+	/* Unmapped or moved since it was asked for. */
+	return err == -EINVAL && uffdwp_region_find(uffdwp_region_handle(r), f->addr) != r ? -ENOENT
+											   : err;
 }
 
 static int resolve(struct uffdwp_region *r, const struct uffdwp_fault *f, struct uffdwp__target *t)

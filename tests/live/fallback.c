@@ -13,9 +13,51 @@
 
 #include "../common/deny.h"
 #include "../common/live.h"
+#include "../common/snap.h"
 #include "common/uapi-extra.h"
 #include <uffdwp/snapshot.h>
 #include <uffdwp/track.h>
+
+/* ---- What no option and no filter takes away: the Makefile puts these before the library's calls ---- */
+
+#define PM_WP (UINT64_C(1) << 57)
+
+struct uffdwp__scan;
+int64_t __wrap_uffdwp__sys_pagemap_read(int fd, uint64_t addr, uint64_t *entries, uint64_t n);
+int64_t __real_uffdwp__sys_pagemap_read(int fd, uint64_t addr, uint64_t *entries, uint64_t n);
+int __wrap_uffdwp__sys_pagemap_scan(int fd, struct uffdwp__scan *arg);
+int __real_uffdwp__sys_pagemap_scan(int fd, struct uffdwp__scan *arg);
+int __wrap_uffdwp__sys_writeprotect(int fd, uint64_t addr, uint64_t len, bool on);
+int __real_uffdwp__sys_writeprotect(int fd, uint64_t addr, uint64_t len, bool on);
+
+static bool pagemap_is_old;
+static _Atomic uint64_t seam; /* where a mapping ends, and the next begins */
+static _Atomic int refused;
+
+int64_t __wrap_uffdwp__sys_pagemap_read(int fd, uint64_t addr, uint64_t *entries, uint64_t n)
+{
+	int64_t got = __real_uffdwp__sys_pagemap_read(fd, addr, entries, n);
+
+	for (int64_t i = 0; i < got && pagemap_is_old; i++)
+		entries[i] &= ~PM_WP;
+	return got;
+}
+
+int __wrap_uffdwp__sys_pagemap_scan(int fd, struct uffdwp__scan *arg)
+{
+	return pagemap_is_old ? -ENOTTY : __real_uffdwp__sys_pagemap_scan(fd, arg);
+}
+
+int __wrap_uffdwp__sys_writeprotect(int fd, uint64_t addr, uint64_t len, bool on)
+{
+	uint64_t at = atomic_load(&seam);
+
+	if (addr < at && at < addr + len) {
+		atomic_fetch_add(&refused, 1);
+		return -ENOENT;
+	}
+	return __real_uffdwp__sys_writeprotect(fd, addr, len, on);
+}
 
 /* ---- Where the descriptor comes from ---- */
 
@@ -117,6 +159,44 @@ static void no_shmem(struct live *t)
 	CHECK_EQ(uffdwp_close(h), 0);
 }
 
+static int count_write(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	_Atomic uint32_t *writes = ctx;
+
+	for (uint64_t at = 0; at < f->len; at += uffdwp_region_page_size(r))
+		atomic_fetch_add(&writes[(f->offset + at) / uffdwp_region_page_size(r)], 1);
+	return 0;
+}
+
+/* Linux before 6.3 refuses a range of two mappings, and does not say where the second begins. */
+static void no_seams(struct live *t)
+{
+	static const struct uffdwp_ops ops = { .sz = sizeof(ops), .write = count_write };
+	struct uffdwp_opts o = { .threads = 1 };
+	struct uffdwp *h = live_open_opts(&o);
+	_Atomic uint32_t *writes = calloc(t->pages, sizeof(*writes));
+	struct uffdwp_region *r;
+
+	CHECK(writes);
+	live_fill(t->mem.addr, t->mem.size, t->seed);
+	r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, (void *)writes);
+	atomic_store(&seam, (uintptr_t)t->mem.addr + (t->pages / 3 + 1) * t->page);
+	live_protect(t, r);
+	for (size_t i = 0; i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, i);
+	for (size_t i = 0; i < t->pages; i++)
+		CHECK_EQ(atomic_load(&writes[i]), 1);
+	live_protect(t, r);
+	CHECK_EQ(uffdwp_unprotect(r, (uintptr_t)t->mem.addr, t->mem.size, NULL), 0);
+	for (size_t i = 0; i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, i);
+	for (size_t i = 0; i < t->pages; i++)
+		CHECK_EQ(atomic_load(&writes[i]), 1);
+	CHECK(atomic_load(&refused) >= 3);
+	CHECK_EQ(uffdwp_close(h), 0);
+	free((void *)writes);
+}
+
 /* ---- Tracking and snapshots ---- */
 
 static void track_once(struct live *t, struct uffdwp_region *r, uint32_t mechanism)
@@ -192,12 +272,60 @@ static void no_scan(struct live *t)
 	CHECK_EQ(uffdwp_close(h), 0);
 }
 
+static void begin_old(struct snap *c, struct live *t)
+{
+	struct uffdwp_snapshot_opts o = { 0 };
+
+	live_fill(t->mem.addr, t->mem.size, t->seed);
+	snap_open(c, t, SNAP_COW_THREADS, UFFDWP_FEATURE_EVENT_REMOVE);
+	snap_new(c, &o);
+	CHECK_EQ(uffdwp_snapshot_arm(c->s), 0);
+	snap_hold(c);
+}
+
+/*
+ * Linux before 5.14: the pagemap does not show protection. So nobody can prove that a page was saved before its
+ * discard, and a discard past the library cancels; through it, nothing is lost.
+ */
+static void no_wp_bit(struct live *t)
+{
+	uint32_t how = BIT(t->mem.kind) & KINDS_SHARED ? UFFDWP_DISCARD_REMOVE
+						       : UFFDWP_DISCARD_DONTNEED;
+	int raw = BIT(t->mem.kind) & KINDS_SHARED ? MADV_REMOVE : MADV_DONTNEED;
+	char *at = t->mem.addr + 3 * t->page;
+	struct snap c;
+
+	pagemap_is_old = true;
+	begin_old(&c, t);
+	CHECK_EQ(uffdwp_discard(c.r, (uintptr_t)at, 2 * t->page, how, NULL), 0);
+	snap_go(&c);
+	snap_check_complete(&c);
+	snap_close(&c);
+
+	begin_old(&c, t);
+	live_store(at, 1);
+	live_store(at + t->page, 1);
+	CHECK_EQ(madvise(at, 2 * t->page, raw), 0);
+	snap_go(&c);
+	snap_check_complete(&c);
+	snap_close(&c);
+
+	begin_old(&c, t);
+	CHECK_EQ(madvise(at, 2 * t->page, raw), 0);
+	snap_go(&c);
+	snap_check_verdict(&c, UFFDWP_SNAPSHOT_CANCELLED, UFFDWP_SNAPSHOT_WHY_DISCARDED, 0);
+	CHECK_EQ(c.res.addr, (uintptr_t)at);
+	snap_close(&c);
+}
+
 static const struct live_case cases[] = {
 	{ "no-device", no_device, KINDS_NONE, 0, 0 },
 	{ "no-syscall", no_syscall, KINDS_NONE, 0, 0 },
 	{ "no-populate-read", no_populate_read, BIT(MEM_ANON), 0, 0 },
 	{ "no-shmem", no_shmem, KINDS_ALL, 0, 0 },
 	{ "no-async", no_async, KINDS_ALL, 0, 0 },
+	{ "no-seams", no_seams, KINDS_ALL, 0, 0 },
+	{ "no-wp-bit", no_wp_bit, KINDS_ALL, UFFDWP_FEATURE_EVENT_REMOVE, 0 },
 	{ "no-scan", no_scan, KINDS_ALL, UFFDWP_FEATURE_WP_ASYNC, 0 },
 };
 

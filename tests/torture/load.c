@@ -139,6 +139,17 @@ struct writer {
 	unsigned int index;
 };
 
+static size_t common_factor(size_t a, size_t b)
+{
+	while (b) {
+		size_t rest = a % b;
+
+		a = b;
+		b = rest;
+	}
+	return a;
+}
+
 /* Every page once, in an order of its own: a stride that has no factor in common with their number. */
 static void *count_in_all(void *arg)
 {
@@ -147,7 +158,7 @@ static void *count_in_all(void *arg)
 	uint64_t state = opts.seed ^ d->round << 8 ^ w->index;
 	size_t at = live_random(&state) % d->pages, step = live_random(&state) % d->pages | 1;
 
-	while (d->pages % step == 0 || step % 5 == 0)
+	while (common_factor(d->pages, step) != 1)
 		step += 2;
 	for (size_t i = 0; i < d->pages; i++, at = (at + step) % d->pages)
 		atomic_fetch_add((_Atomic uint64_t *)(void *)(d->mem + at * PAGE), 1);
@@ -208,7 +219,7 @@ static void protect(struct uffdwp_region *r)
 
 static void regions(void)
 {
-	size_t n = opts.brief ? 1000 : 10000, each = 4;
+	size_t n = opts.brief ? 1000 : 10000, each = opts.mib ? (opts.mib << 8) / n : 4;
 	struct field d = field_make(n * each, WRITERS_MAX);
 	struct uffdwp_region **r = calloc(n, sizeof(struct uffdwp_region *));
 	uint64_t end = end_after(3, 120);

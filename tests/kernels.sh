@@ -134,9 +134,10 @@ boot() {
 	rm -f "$dir"/{disk,console,result}
 	truncate -s $disk "$dir/disk"
 	initrd "$kernel" "$dir"
-	# qemu 7.2 gets the flags after cmpxchg16b wrong, and page tables of five levels cost time. Lockups are
-	# the host's doing, where it gives an emulated CPU no time.
-	timeout -k 10 $limit qemu-system-x86_64 -accel tcg,thread=multi -cpu max,cx16=off,la57=off \
+	# qemu 7.2 gets the flags after cmpxchg16b wrong. Page tables of five levels cost time, and so do strings of
+	# bytes, by which a kernel clears and copies pages if told that they are fast. Lockups are the host's doing,
+	# where it gives an emulated CPU no time.
+	timeout -k 10 $limit qemu-system-x86_64 -accel tcg,thread=multi -cpu max,cx16=off,la57=off,erms=off,fsrm=off \
 		-smp 2 -m $memory -nodefaults -no-user-config -display none -no-reboot \
 		-kernel "$kernel/vmlinuz" -initrd "$dir/initrd" \
 		-append 'console=ttyS0 panic=-1 nowatchdog rcupdate.rcu_cpu_stall_suppress=1 mitigations=off' \

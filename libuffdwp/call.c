@@ -125,9 +125,9 @@ __cold void uffdwp__fail(struct uffdwp *h, int err)
 }
 
 /*
- * A page that can not be unprotected because it is not there (unmapped, moved, its process gone)
- * keeps its state if it was moved: it is protected still. Threads are woken to find out for
- * themselves. Any other refusal would be the same for ever, as of a filter that forbids the call.
+ * A page that can not be unprotected because it is not there (unmapped, moved, its process gone) has had its operation
+ * all the same: if it is protected where it is now, its next write is released without one. Threads are woken to find
+ * out for themselves. Any other refusal would be the same for ever, as of a filter that forbids the call.
  */
 static int release_pages(struct uffdwp_region *r, uint64_t first, uint64_t n)
 {
@@ -147,8 +147,7 @@ static int release_pages(struct uffdwp_region *r, uint64_t first, uint64_t n)
 		return 0;
 	}
 	uffdwp__unprotect_all(r->h, addr, n << r->shift, r->kernel_page);
-	uffdwp__pages_unlock(&r->pages, first, n,
-			     addr == uffdwp__addr_of(r, first) ? UFFDWP__FREE : UFFDWP__ARMED);
+	uffdwp__pages_unlock(&r->pages, first, n, UFFDWP__FREE);
 	uffdwp__wake(r->h, addr, n << r->shift);
 	/* Of a page that was moved, faults at the new place may have been put off. */
 	if (addr != uffdwp__addr_of(r, first))
@@ -167,9 +166,11 @@ int uffdwp__release(struct uffdwp_region *r, uint64_t first, uint64_t n, struct 
 
 static void fill_fault(struct uffdwp_region *r, uint64_t first, uint64_t n, struct uffdwp_fault *f)
 {
-	uintptr_t mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
+	uintptr_t mem;
 
+	/* Before mem, which is moved first. */
 	f->addr = uffdwp__addr_of(r, first);
+	mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
 	f->offset = first << r->shift;
 	f->len = n << r->shift;
 	f->mem = mem ? (char *)mem + f->offset : NULL;
@@ -189,50 +190,57 @@ static void count_delivery(struct uffdwp__stats *st, uint64_t n, bool released)
 	uffdwp__count(st, COUNT_RESOLVES, released);
 }
 
-/* The kernel has it no more. If the books do, it may have been moved, of which the event will tell. */
-__cold static int give_back(struct uffdwp_region *r, uint64_t page, uint64_t addr)
+/*
+ * The kernel has it there no more. It may have been moved, of which the event will tell, or is just being told: then
+ * it is protected where it is now. The table is looked at before the address, which changes first.
+ */
+__cold static void give_back(struct uffdwp_region *r, uint64_t page, uint64_t addr)
 {
-	bool may_move = r->h->features & UFFDWP_FEATURE_EVENT_REMAP &&
-			uffdwp__page_is_at(r, page, addr);
+	const struct uffdwp__entry *e = uffdwp__lookup(r->h, addr);
+	bool listed = e && e->r == r, moved = addr != uffdwp__addr_of(r, page);
+	bool keep = r->h->features & UFFDWP_FEATURE_EVENT_REMAP && (listed || moved);
 
-	uffdwp__pages_unlock(&r->pages, page, 1, may_move ? UFFDWP__ARMED : UFFDWP__FREE);
+	uffdwp__pages_unlock(&r->pages, page, 1, keep ? UFFDWP__ARMED : UFFDWP__FREE);
 	uffdwp__wake(r->h, addr, r->page_size);
-	return -ENOENT;
+	if (addr != uffdwp__addr_of(r, page))
+		uffdwp__wake(r->h, uffdwp__addr_of(r, page), r->page_size);
 }
 
-/* Whether the kernel has each page where it was; each for itself, as a range may have holes (6.3). */
-__cold static bool all_there(struct uffdwp_region *r, uint64_t addr, uint64_t len)
+/* -ENOENT, -ESRCH: nothing of the page is there for the kernel. Since 6.3 a range may have holes, so by parts. */
+__cold static int ask_kernel(struct uffdwp_region *r, uint64_t addr)
 {
-	int err = 0;
+	int err = -ENOENT;
 
-	for (uint64_t pos = 0, done; !err && pos < len; pos += r->page_size)
-		err = uffdwp__writeprotect(r->h, addr + pos, r->page_size, r->kernel_page, true,
+	for (uint64_t pos = 0, done; err == -ENOENT && pos < r->page_size; pos += r->kernel_page)
+		err = uffdwp__writeprotect(r->h, addr + pos, r->kernel_page, r->kernel_page, true,
 					   &done);
-	return err != -ENOENT && err != -ESRCH;
+	return err;
 }
 
 /*
  * The write operation has failed. Of a page that was unmapped or moved before it came to read it that is nobody's
  * failure: each page is asked about by itself then, where it is now. -ENOENT: one could not be, and
- * if it is anywhere it is protected there.
+ * if it is anywhere it is protected there. -ESRCH: the process that had it has ended.
  */
 __cold static int refused(struct uffdwp_region *r, uint64_t first, uint64_t n,
 			  struct uffdwp_fault *f, struct uffdwp__stats *st, int err)
 {
 	uint64_t addr = f->addr;
 	bool moved = addr != uffdwp__addr_of(r, first);
-	int ret = 0;
+	int there = 0, ret = 0;
 
-	if (!moved && all_there(r, addr, n << r->shift)) {
+	for (uint64_t i = 0; i < n && !moved && there != -ENOENT && there != -ESRCH; i++)
+		there = ask_kernel(r, addr + (i << r->shift));
+	if (!moved && there != -ENOENT && there != -ESRCH) {
 		count_delivery(st, n, true);
 		uffdwp__fail(r->h, err);
 		release_pages(r, first, n);
 		return 0;
 	}
-	if (moved)
-		uffdwp__wake(r->h, addr, n << r->shift);
-	else if (n == 1)
-		return give_back(r, first, addr);
+	if (!moved && n == 1) {
+		give_back(r, first, addr);
+		return there;
+	}
 	for (uint64_t i = 0; i < n; i++) {
 		int one = uffdwp__deliver(r, first + i, 1, f, st);
 
@@ -305,7 +313,7 @@ static int sweep_one(struct uffdwp_region *r, uint64_t i, uint64_t end, struct u
 	uffdwp__leave(r->h, phase);
 	*next = err < 0 ? i : i + n;
 	if (err < 0) {
-		if (!uffdwp__wait_busy(w))
+		if (err == -ESRCH || !uffdwp__wait_busy(w))
 			return err;
 	} else if (n) {
 		w->count = 0;

@@ -265,9 +265,6 @@ void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delt
 	const struct uffdwp__table *old = atomic_load_explicit(&h->table, memory_order_relaxed);
 	struct uffdwp__table *t = copy_without(h, r);
 
-	atomic_fetch_add_explicit(&r->base, delta, memory_order_relaxed);
-	if (r->mem_is_addr)
-		atomic_fetch_add_explicit(&r->mem, (uintptr_t)delta, memory_order_relaxed);
 	for (uint32_t i = 0; i < old->n; i++) {
 		struct uffdwp__entry e = old->e[i];
 
@@ -278,7 +275,11 @@ void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delt
 		e.base += delta;
 		put(t, e);
 	}
+	/* In this order: who is told of a page by base may use the address, and who misses it in the table has base. */
 	set_hull(r, t);
+	if (r->mem_is_addr)
+		atomic_fetch_add_explicit(&r->mem, (uintptr_t)delta, memory_order_relaxed);
+	atomic_fetch_add_explicit(&r->base, delta, memory_order_release);
 	publish(h, t);
 }
 

@@ -110,6 +110,9 @@ static bool next_region(struct uffdwp *h, const struct change *c, uint64_t *curs
 	pthread_mutex_unlock(&h->lock);
 	if (r)
 		tell(h, r, &e);
+	/* Who sleeps at an address that is gone is woken by nobody else, and not by the kernel. */
+	if (r && c->kind != UFFDWP_EVENT_REMOVE)
+		uffdwp__wake(h, e.addr, e.len);
 	if (r && c->kind == UFFDWP_EVENT_REMAP && !e.whole)
 		uffdwp__let_go(r, e.to, e.len); /* what moved away alone is nobody's */
 	if (r && (c->kind == UFFDWP_EVENT_UNMAP || (c->kind == UFFDWP_EVENT_REMAP && !e.whole)))

@@ -179,7 +179,7 @@ static int ask(struct uffdwp_region *r, const struct uffdwp__program *p,
 int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint64_t page,
 			 enum uffdwp_fault_kind kind, bool write, uint32_t tid)
 {
-	uint64_t addr = atomic_load_explicit(&r->base, memory_order_relaxed) + (page << r->shift);
+	uint64_t addr = uffdwp__addr_of(r, page);
 	uintptr_t mem = atomic_load_explicit(&r->mem, memory_order_relaxed);
 	struct uffdwp_fault f = { .addr = addr,
 				  .offset = page << r->shift,

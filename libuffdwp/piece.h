@@ -76,7 +76,7 @@ static inline bool uffdwp__in_pages(const struct uffdwp_region *r, uint64_t firs
 
 static inline uint64_t uffdwp__addr_of(const struct uffdwp_region *r, uint64_t page)
 {
-	return atomic_load_explicit(&r->base, memory_order_relaxed) + (page << r->shift);
+	return atomic_load_explicit(&r->base, memory_order_acquire) + (page << r->shift);
 }
 
 /* Whether a page still is, by the books, where an operation was told that it is. */

@@ -108,7 +108,9 @@ kept-page|libuffdwp/fault.c|kept|a page that somebody keeps is an error|s/\&\& a
 losers|libuffdwp/piece.c|loser|an access in vain counts, whatever was protected since|s/atomic_fetch_add_explicit(&r->protections, 1/atomic_fetch_add_explicit(\&r->protections, 0/
 granule-absent|libuffdwp/fault.c|absent|a granule is saved whose pages may be missing|s/ \&\& !reads_absent(r))/ \&\& (!reads_absent(r) || 1))/
 flight-missing|libuffdwp/fault.c|flight|a page that is unmapped before it is placed fails the handle|s/if (!uffdwp__page_is_at(r, page, addr))/if (0)/
-flight-write|libuffdwp/call.c|flight|a page that is unmapped before it is saved fails the handle|s/if (!moved \&\& all_there(r, addr, n << r->shift)) {/(void)all_there;\n\tif (1) {/
+flight-write|libuffdwp/call.c|flight|a page that is unmapped before it is saved fails the handle|s/if (!moved \&\& there != -ENOENT \&\& there != -ESRCH) {/if (1) {/
+flight-moving|libuffdwp/call.c|flight|a page that moves before it is saved counts as written|s/bool keep = r->h->features.*;/bool keep = false; (void)listed; (void)moved;/
+flight-asleep|libuffdwp/event.c|flight|who sleeps where a region was is not woken|s/if (r \&\& c->kind != UFFDWP_EVENT_REMOVE)/if (0)/
 snap-unproved|libuffdwp/snapshot_look.c|older|what an old kernel can not prove is taken for proved|s/p->layer.pagemap >= 0 \&\& (p->s->can_scan || p->s->has_wp_bit);/p->layer.pagemap >= 0;/
 seams|libuffdwp/piece.c|older|a range of two mappings is given up where an old kernel refuses it|s/} else if (err != -ENOENT || n <= page) {/} else if (err) {/
 removed|libuffdwp/snapshot_event.c|lost|what an event tells of file memory is ignored|s/^\t\tdiscarded(p, first, end);/\t\t;/

@@ -332,6 +332,9 @@ struct flight {
 	bool missing;
 };
 
+/* When it goes on: the move is in the books; nobody can have read of it; at about the same time. */
+enum when { BOOKED, UNREAD, AT_ONCE };
+
 static int in_flight(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
 {
 	struct flight *c = ctx;
@@ -376,17 +379,18 @@ static void *sweep_cut(void *arg)
 }
 
 static struct uffdwp *take_off(struct flight *c, struct live *t, size_t page, bool missing,
-			       uint32_t run, pthread_t *writer)
+			       uint32_t run, uint32_t threads, pthread_t *writer)
 {
 	static const struct uffdwp_ops ops = { .sz = sizeof(ops),
 					       .missing = in_flight,
 					       .write = in_flight };
-	uint64_t features = REMAP | UNMAP | mem_wp_features(t->mem.kind);
+	struct uffdwp_opts o = { .threads = threads,
+				 .required = REMAP | UNMAP | mem_wp_features(t->mem.kind) };
 	struct uffdwp *h;
 
 	if (missing)
-		features |= mem_missing_features(t->mem.kind);
-	h = live_open(UFFDWP_SERVE_THREADS, features);
+		o.required |= mem_missing_features(t->mem.kind);
+	h = live_open_opts(&o);
 	memset(c, 0, sizeof(*c));
 	c->t = t;
 	c->page = page;
@@ -429,20 +433,19 @@ static void expect_served(struct flight *c, char *mem, size_t i)
 	CHECK_EQ(live_load(at + 8), live_load(was + 8));
 }
 
-/* More than one page: the operation has, by a sweep, pages before and behind the cut. */
-static void flies_unmapped(struct live *t, bool missing, uint32_t run)
+static void flies_unmapped(struct live *t, bool missing)
 {
 	size_t n = t->pages / 2, half = n * t->page;
 	pthread_t writer;
 	struct flight c;
-	struct uffdwp *h = take_off(&c, t, run > 1 ? n - 1 : t->pages - 1, missing, run, &writer);
+	struct uffdwp *h = take_off(&c, t, t->pages - 1, missing, 1, 2, &writer);
 
 	CHECK_EQ(munmap(t->mem.addr + half, t->mem.size - half), 0);
 	while (uffdwp_region_len(c.r) != half)
 		live_msleep(1);
 	atomic_store(&c.go, 1);
 	live_join(writer);
-	CHECK(run > 1 || (c.got < 0 && c.err == EFAULT));
+	CHECK(c.got < 0 && c.err == EFAULT);
 	CHECK(atomic_load(&c.failed) > 0);
 	expect_served(&c, t->mem.addr, 0);
 	expect_served(&c, t->mem.addr, n - 1);
@@ -452,19 +455,51 @@ static void flies_unmapped(struct live *t, bool missing, uint32_t run)
 	land(&c, h);
 }
 
+/* A sweep's operation has pages before the cut, in it, and behind it where only one page is cut out. */
+static void flies_swept(struct live *t, bool hole)
+{
+	size_t n = t->pages / 2, half = n * t->page, cut = hole ? t->page : t->mem.size - half;
+	pthread_t sweeper;
+	struct flight c;
+	struct uffdwp *h = take_off(&c, t, n - 1, false, RUN, 2, &sweeper);
+	uint64_t from = (uintptr_t)t->mem.addr;
+
+	CHECK_EQ(munmap(t->mem.addr + half, cut), 0);
+	while (uffdwp_region_find(h, from + half))
+		live_msleep(1);
+	atomic_store(&c.go, 1);
+	live_join(sweeper);
+	CHECK(atomic_load(&c.failed) > 0);
+	CHECK_EQ(atomic_load(&c.served[n]), 0);
+	expect_served(&c, t->mem.addr, n - 1);
+	if (hole)
+		expect_served(&c, t->mem.addr, n + 1);
+	/* Nothing is left that a sweep would wait for. */
+	CHECK_EQ(uffdwp_sweep(c.r, from, uffdwp_region_len(c.r), NULL), 0);
+	CHECK_EQ(uffdwp_region_remove(c.r), 0);
+	munmap(t->mem.addr, t->mem.size);
+	t->mem.addr = NULL;
+	land(&c, h);
+}
+
 static void missing_unmapped(struct live *t)
 {
-	flies_unmapped(t, true, 1);
+	flies_unmapped(t, true);
 }
 
 static void write_unmapped(struct live *t)
 {
-	flies_unmapped(t, false, 1);
+	flies_unmapped(t, false);
 }
 
 static void sweep_unmapped(struct live *t)
 {
-	flies_unmapped(t, false, RUN);
+	flies_swept(t, false);
+}
+
+static void sweep_hole(struct live *t)
+{
+	flies_swept(t, true);
 }
 
 /* Not by who lets the operation go on: mremap(2) waits for two events, and an operation may keep each thread. */
@@ -477,24 +512,26 @@ static void *move_all(void *arg)
 	return NULL;
 }
 
-static void flies_moved(struct live *t, bool missing)
+static void flies_moved(struct live *t, bool missing, enum when when)
 {
 	pthread_t writer, mover;
 	struct flight c;
-	struct uffdwp *h = take_off(&c, t, t->pages - 1, missing, 1, &writer);
+	struct uffdwp *h = take_off(&c, t, t->pages - 1, missing, 1, when == UNREAD ? 1 : 2,
+				    &writer);
 	char *room = mmap(NULL, t->mem.size + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	CHECK(room != MAP_FAILED);
 	c.to = room + (-(uintptr_t)room & (HUGE - 1));
 	live_thread(&mover, move_all, &c);
-	while (uffdwp_region_addr(c.r) != (uintptr_t)c.to)
+	while (when == BOOKED && uffdwp_region_addr(c.r) != (uintptr_t)c.to)
 		live_msleep(1);
+	if (when == UNREAD)
+		live_msleep(20);
 	atomic_store(&c.go, 1);
 	live_join(mover);
 	live_join(writer);
-	CHECK_EQ(c.got, -1);
-	CHECK_EQ(c.err, EFAULT);
-	CHECK(atomic_load(&c.failed) > 0);
+	/* At once: it may have been before the move. */
+	CHECK(when == AT_ONCE || (c.got < 0 && c.err == EFAULT && atomic_load(&c.failed)));
 	t->mem.addr = c.to;
 	/* The very page, too: its operation may have come with the move. */
 	for (size_t i = 0; i < t->pages; i++)
@@ -504,12 +541,27 @@ static void flies_moved(struct live *t, bool missing)
 
 static void missing_moved(struct live *t)
 {
-	flies_moved(t, true);
+	flies_moved(t, true, BOOKED);
+}
+
+static void missing_moving(struct live *t)
+{
+	flies_moved(t, true, UNREAD);
 }
 
 static void write_moved(struct live *t)
 {
-	flies_moved(t, false);
+	flies_moved(t, false, BOOKED);
+}
+
+static void write_moving(struct live *t)
+{
+	flies_moved(t, false, UNREAD);
+}
+
+static void write_moved_at_once(struct live *t)
+{
+	flies_moved(t, false, AT_ONCE);
 }
 
 static const struct live_case cases[] = {
@@ -522,8 +574,12 @@ static const struct live_case cases[] = {
 	{ "only-reader", only_reader, KINDS_ALL, REMOVE, 10 },
 	{ "missing-in-flight/unmapped", missing_unmapped, KINDS_ALL, UNMAP | REMAP, 5 },
 	{ "missing-in-flight/moved", missing_moved, KINDS_ALL, UNMAP | REMAP, 5 },
+	{ "missing-in-flight/moving", missing_moving, KINDS_ALL, UNMAP | REMAP, 5 },
 	{ "write-in-flight/unmapped", write_unmapped, KINDS_ALL, UNMAP | REMAP, 5 },
 	{ "sweep-in-flight/unmapped", sweep_unmapped, KINDS_ALL, UNMAP | REMAP, 5 },
+	{ "sweep-in-flight/hole", sweep_hole, KINDS_ALL, UNMAP | REMAP, 5 },
+	{ "write-in-flight/at-once", write_moved_at_once, KINDS_ALL, UNMAP | REMAP, 5 },
+	{ "write-in-flight/moving", write_moving, KINDS_ALL, UNMAP | REMAP, 5 },
 	{ "write-in-flight/moved", write_moved, KINDS_ALL, UNMAP | REMAP, 5 },
 	{ "storm", storm, KINDS_ALL, REMOVE | UNMAP | REMAP, 60 },
 };

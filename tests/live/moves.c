@@ -97,6 +97,9 @@ static void while_working(struct live *t)
 		to = next;
 		for (unsigned int p = 0; p < PAGES; p += 7)
 			live_store(at + p * PAGE, (uint64_t)i);
+		/* While it moves without a pause calls are refused, for five seconds. */
+		if (i % 64 == 63)
+			live_msleep(1);
 	}
 	atomic_store(&c.stop, 1);
 	live_join(worker);

@@ -52,6 +52,17 @@ void live_needs_wp_bit(void)
 		live_skip("pagemap does not show protection before Linux 5.14");
 }
 
+/* The probe's row event.none-fork. */
+void live_needs_fork(const struct live *t, struct uffdwp *h)
+{
+	struct uffdwp_info info;
+
+	live_info(h, &info);
+	if (t->mem.kind == MEM_HUGETLB_PRIVATE && !(info.supported & UFFDWP_FEATURE_WP_UNPOPULATED))
+		live_skip(
+			"a child's private hugetlb stays protected, and it sleeps for ever (Linux 6.1)");
+}
+
 _Noreturn void live_skip(const char *fmt, ...)
 {
 	va_list ap;

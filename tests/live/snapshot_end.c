@@ -448,6 +448,7 @@ static void forked(struct live *t, int mode)
 	pid_t pid;
 
 	begin(&c, t, mode, 0, false);
+	live_needs_fork(t, c.h);
 	CHECK_EQ(uffdwp_snapshot_arm(c.s), 0);
 	snap_hold(&c);
 	pid = fork();

@@ -153,6 +153,7 @@ static void discarded(struct live *t, int mode)
 	struct uffdwp_snapshot_opts o = { .by_caller = 1 };
 	struct both b;
 
+	live_needs_wp_bit();
 	start(&b, t, mode);
 	snap_new(&b.c, &o);
 	CHECK_EQ(uffdwp_snapshot_arm(b.c.s), 0);

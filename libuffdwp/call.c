@@ -124,6 +124,16 @@ __cold void uffdwp__fail(struct uffdwp *h, int err)
 	uffdwp__leave(h, phase);
 }
 
+/* Of pages that are not at addr any more; of one that was moved, faults at the new place may have been put off. */
+__cold static void unlock_gone(struct uffdwp_region *r, uint64_t first, uint64_t n, uint64_t addr,
+			       enum uffdwp__state state)
+{
+	uffdwp__pages_unlock(&r->pages, first, n, state);
+	uffdwp__wake(r->h, addr, n << r->shift);
+	if (addr != uffdwp__addr_of(r, first))
+		uffdwp__wake(r->h, uffdwp__addr_of(r, first), n << r->shift);
+}
+
 /*
  * A page that can not be unprotected because it is not there (unmapped, moved, its process gone) has had its operation
  * all the same: if it is protected where it is now, its next write is released without one. Threads are woken to find
@@ -147,11 +157,7 @@ static int release_pages(struct uffdwp_region *r, uint64_t first, uint64_t n)
 		return 0;
 	}
 	uffdwp__unprotect_all(r->h, addr, n << r->shift, r->kernel_page);
-	uffdwp__pages_unlock(&r->pages, first, n, UFFDWP__FREE);
-	uffdwp__wake(r->h, addr, n << r->shift);
-	/* Of a page that was moved, faults at the new place may have been put off. */
-	if (addr != uffdwp__addr_of(r, first))
-		uffdwp__wake(r->h, uffdwp__addr_of(r, first), n << r->shift);
+	unlock_gone(r, first, n, addr, UFFDWP__FREE);
 	if (err != -ENOENT && err != -ESRCH && err != -EAGAIN)
 		uffdwp__give_up(r->h, err);
 	return err;
@@ -200,10 +206,7 @@ __cold static void give_back(struct uffdwp_region *r, uint64_t page, uint64_t ad
 	bool listed = e && e->r == r, moved = addr != uffdwp__addr_of(r, page);
 	bool keep = r->h->features & UFFDWP_FEATURE_EVENT_REMAP && (listed || moved);
 
-	uffdwp__pages_unlock(&r->pages, page, 1, keep ? UFFDWP__ARMED : UFFDWP__FREE);
-	uffdwp__wake(r->h, addr, r->page_size);
-	if (addr != uffdwp__addr_of(r, page))
-		uffdwp__wake(r->h, uffdwp__addr_of(r, page), r->page_size);
+	unlock_gone(r, page, 1, addr, keep ? UFFDWP__ARMED : UFFDWP__FREE);
 }
 
 /* -ENOENT, -ESRCH: nothing of the page is there for the kernel. Since 6.3 a range may have holes, so by parts. */

@@ -112,15 +112,16 @@ static void map_place(struct place *p, const struct uffdwp_image_region *r)
 static void compare(const struct uffdwp_image *img, uint32_t region, const struct place *p)
 {
 	struct uffdwp_image_region r = { .sz = sizeof(r) };
-	static char page[65536];
+	char *page;
 
 	FUZZ_REQUIRE(!uffdwp_image_region(img, region, &r));
-	if (r.page_size > sizeof(page))
-		return;
+	page = malloc(r.page_size);
+	FUZZ_REQUIRE(page);
 	for (uint64_t at = 0; at < r.len; at += r.page_size) {
 		if (!uffdwp_image_read(img, region, at, page, r.page_size, NULL))
 			FUZZ_REQUIRE(!memcmp((char *)(uintptr_t)p->addr + at, page, r.page_size));
 	}
+	free(page);
 }
 
 static int restore_to(struct uffdwp_restore_opts *o, const struct place *places, uint32_t n)

@@ -64,7 +64,7 @@ int main(int argc, char **argv)
 		bad = image_make(path, &o, seeds[i].part, seeds[i].n);
 		for (int how = 0; !bad && how < HOWS; how++)
 			bad = put(argv[1], seeds[i].name, how, path);
-		unlink(path);
+		bad = unlink(path) || bad;
 	}
 	return bad ? 1 : 0;
 }

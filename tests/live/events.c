@@ -14,7 +14,6 @@
 #define REMOVE UFFDWP_FEATURE_EVENT_REMOVE
 #define REMAP UFFDWP_FEATURE_EVENT_REMAP
 #define UNMAP UFFDWP_FEATURE_EVENT_UNMAP
-#define HUGE (4ul << 20)
 #define RUN 3
 #define STORM_PAGES 64u
 
@@ -100,6 +99,16 @@ static void expect_event(struct test *c, uint32_t kind, uint64_t addr, uint64_t 
 	CHECK_EQ(c->last.whole, whole);
 }
 
+/* A hole that is surely free, and aligned as the memory wants it. */
+static char *room_for(const struct live *t)
+{
+	const uintptr_t huge = 2u << 20;
+	char *p = mmap(NULL, t->mem.size + 2 * huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(p != MAP_FAILED);
+	return p + (-(uintptr_t)p & (huge - 1));
+}
+
 static void moved(struct live *t, uint32_t serve)
 {
 	struct test c;
@@ -111,10 +120,7 @@ static void moved(struct live *t, uint32_t serve)
 
 	live_serve(&s, h);
 	expect_delivery(&c, t->mem.addr, 0);
-	/* A hole that is surely free, and aligned as the memory wants it. */
-	to = mmap(NULL, t->mem.size + (4u << 20), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(to != MAP_FAILED);
-	c.at = ((uintptr_t)to + (2u << 20)) & -(uintptr_t)(2u << 20);
+	c.at = (uintptr_t)room_for(t);
 	to = mremap(t->mem.addr, t->mem.size, t->mem.size, MREMAP_MAYMOVE | MREMAP_FIXED,
 		    (void *)(uintptr_t)c.at);
 	CHECK_EQ((uintptr_t)to, c.at);
@@ -518,10 +524,8 @@ static void flies_moved(struct live *t, bool missing, enum when when)
 	struct flight c;
 	struct uffdwp *h = take_off(&c, t, t->pages - 1, missing, 1, when == UNREAD ? 1 : 2,
 				    &writer);
-	char *room = mmap(NULL, t->mem.size + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	CHECK(room != MAP_FAILED);
-	c.to = room + (-(uintptr_t)room & (HUGE - 1));
+	c.to = room_for(t);
 	live_thread(&mover, move_all, &c);
 	while (when == BOOKED && uffdwp_region_addr(c.r) != (uintptr_t)c.to)
 		live_msleep(1);

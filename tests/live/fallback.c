@@ -168,6 +168,14 @@ static int count_write(struct uffdwp_region *r, const struct uffdwp_fault *f, vo
 	return 0;
 }
 
+static void write_each(struct live *t, _Atomic uint32_t *writes, uint32_t want)
+{
+	for (size_t i = 0; i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, i);
+	for (size_t i = 0; i < t->pages; i++)
+		CHECK_EQ(atomic_load(&writes[i]), want);
+}
+
 /* Linux before 6.3 refuses a range of two mappings, and does not say where the second begins. */
 static void no_seams(struct live *t)
 {
@@ -182,16 +190,10 @@ static void no_seams(struct live *t)
 	r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, (void *)writes);
 	atomic_store(&seam, (uintptr_t)t->mem.addr + (t->pages / 3 + 1) * t->page);
 	live_protect(t, r);
-	for (size_t i = 0; i < t->pages; i++)
-		live_store(t->mem.addr + i * t->page, i);
-	for (size_t i = 0; i < t->pages; i++)
-		CHECK_EQ(atomic_load(&writes[i]), 1);
+	write_each(t, writes, 1);
 	live_protect(t, r);
 	CHECK_EQ(uffdwp_unprotect(r, (uintptr_t)t->mem.addr, t->mem.size, NULL), 0);
-	for (size_t i = 0; i < t->pages; i++)
-		live_store(t->mem.addr + i * t->page, i);
-	for (size_t i = 0; i < t->pages; i++)
-		CHECK_EQ(atomic_load(&writes[i]), 1);
+	write_each(t, writes, 1);
 	CHECK(atomic_load(&refused) >= 3);
 	CHECK_EQ(uffdwp_close(h), 0);
 	free((void *)writes);

@@ -185,12 +185,10 @@ int uffdwp_open(struct uffdwp **out, const struct uffdwp_opts *opts);
 
 /*
  * Stop serving, release every page and every sleeping thread, free the regions and the handle.
- * Works from any state, with threads blocked in faults: they go on. What was missing and
- * never placed then reads as zeros. NULL is allowed. In a forked child: frees the child's copy,
- * the parent notices nothing.
- * -EDEADLK: called from a fault operation; -EBUSY: a tracker or a snapshot is still there; nothing was
- * done.
- * Nobody may use the handle or its regions during or after it.
+ * Works from any state, with threads blocked in faults: they go on. What was missing and never
+ * placed then reads as zeros. NULL is allowed. In a forked child: frees the child's copy, the
+ * parent notices nothing. -EDEADLK: called from a fault operation; -EBUSY: a tracker or a snapshot
+ * is still there; nothing was done. Nobody may use the handle or its regions during or after it.
  */
 int uffdwp_close(struct uffdwp *h);
 
@@ -222,9 +220,10 @@ int uffdwp_info(struct uffdwp *h, struct uffdwp_info *info);
  * The first fatal error, as -errno, or 0. It is what a fault operation returned, or a failure to
  * read messages, or -EPROTO, see struct uffdwp_adopt_opts. From then on operations are not called
  * any more: written pages are released, missing ones poisoned (SIGBUS) where the kernel can (6.6),
- * else zero-filled; no thread stays asleep but those whose page an operation holds by
- * UFFDWP_LATER. Where the kernel refuses even that, or to be read, as under a filter that forgets a call, the handle gives its descriptor
- * up: everybody goes on, and calls are -ECANCELED from then on. Thread-safe.
+ * else zero-filled; no thread stays asleep but those whose page an operation holds by UFFDWP_LATER.
+ * Where the kernel refuses even that, or to be read, as under a filter that forgets a call, the
+ * handle gives its descriptor up: everybody goes on, and calls are -ECANCELED from then on.
+ * Thread-safe.
  */
 int uffdwp_error(struct uffdwp *h);
 
@@ -275,8 +274,9 @@ struct uffdwp_event {
 };
 
 /*
- * What an operation returns besides 0 (done) and -errno: fatal, see uffdwp_error(), unless its page was unmapped or
- * moved meanwhile. Then who waits goes on, and write is called again for what there is, where it is.
+ * What an operation returns besides 0 (done) and -errno: fatal, see uffdwp_error(), unless all of
+ * its page was unmapped or moved meanwhile. Then who waits goes on, and write is called again for
+ * what there is, where it is.
  */
 #define UFFDWP_LATER 1 /* the operation resolves it itself, later */
 
@@ -295,7 +295,8 @@ struct uffdwp_event {
  *   opts.run pages that nobody has written since: save them, return 0; they are released then.
  *   UFFDWP_LATER: the pages stay protected and their writers asleep until uffdwp_release().
  *   NULL: release.
- * minor: the page cache holds what it should: return 0 after uffdwp_continue(), -EBUSY or UFFDWP_LATER as above.
+ * minor: the page cache holds what it should: return 0 after uffdwp_continue(), -EBUSY or
+ * UFFDWP_LATER as above.
  *   NULL: continue.
  * event: the address space changed. Faults may wait for it: be short. NULL: ignore. What the
  *   library's own books need is done in any case.
@@ -352,8 +353,8 @@ int uffdwp_region_add(struct uffdwp *h, const struct uffdwp_region_opts *opts,
 int uffdwp_region_remove(struct uffdwp_region *r);
 
 /*
- * Give the region other operations and another context; ops NULL: every default. When it returns, nobody
- * is in the old ones. -EINVAL, -E2BIG: see Conventions; -EBUSY: a write operation, while a
+ * Give the region other operations and another context; ops NULL: every default. When it returns,
+ * nobody is in the old ones. -EINVAL, -E2BIG: see Conventions; -EBUSY: a write operation, while a
  * tracker or a snapshot is on the region; -EDEADLK: called from an operation. Thread-safe.
  */
 int uffdwp_region_set_ops(struct uffdwp_region *r, const struct uffdwp_ops *ops, void *ctx);
@@ -377,12 +378,12 @@ struct uffdwp *uffdwp_region_handle(const struct uffdwp_region *r);
  * All of them: addr and len are multiples of the page size and inside the region, else -EINVAL.
  * done, which may be NULL, gets the bytes finished from addr on, also when the call fails. Long
  * ranges go in pieces, so that other threads' mmap(2) is not held up. -EAGAIN and -EINTR of the
- * kernel are handled; -EAGAIN comes back only if the address space kept changing for five
- * seconds. -ENOENT: part of it is not mapped any more; done tells where. -ESRCH: the process that
- * is watched has ended. -EBUSY: pages in the range stayed in an operation, or held by
- * UFFDWP_LATER, for a second; or, of protect, unprotect, sweep and release, a tracker or a snapshot is on
- * the region. -ECANCELED: the handle failed and gave up. Thread-safe, and allowed in operations on other pages than the
- * operation's own.
+ * kernel are handled; -EAGAIN comes back only if the address space kept changing for five seconds.
+ * -ENOENT: part of it is not mapped any more; done tells where. -ESRCH: the process that is watched
+ * has ended. -EBUSY: pages in the range stayed in an operation, or held by UFFDWP_LATER, for a
+ * second; or, of protect, unprotect, sweep and release, a tracker or a snapshot is on the region.
+ * -ECANCELED: the handle failed and gave up. Thread-safe, and allowed in operations on other pages
+ * than the operation's own.
  */
 
 /*
@@ -527,8 +528,8 @@ int uffdwp_stats(struct uffdwp *h, uint32_t worker, struct uffdwp_stats *st);
 struct uffdwp_adopt_opts {
 	size_t sz;
 	/*
-	 * What the other process obtained, if it did the UFFDIO_API handshake. An event that none of them is
-	 * for makes the handle fail with -EPROTO.
+	 * What the other process obtained, if it did the UFFDIO_API handshake. An event that none
+	 * of them is for makes the handle fail with -EPROTO.
 	 */
 	uint64_t features;
 	uint32_t handshake;	 /* 1: it did not; do it here, with opts.required and optional */
@@ -538,10 +539,10 @@ struct uffdwp_adopt_opts {
 
 /*
  * Serve a userfaultfd received from another process (SCM_RIGHTS, pidfd_getfd(2)). On success the
- * handle owns fd and makes it O_NONBLOCK and FD_CLOEXEC (before Linux 6.10 the other process must not
- * change that, or a serving thread may sleep until the next message); on failure it still belongs to the caller. Errors as uffdwp_open(), and -EBADF, -EINVAL: fd is
- * not a userfaultfd, or its handshake was done already, or not yet. SIGBUS: -EOPNOTSUPP.
- * Thread-safe.
+ * handle owns fd and makes it O_NONBLOCK and FD_CLOEXEC (before Linux 6.10 the other process must
+ * not change that, or a serving thread may sleep until the next message); on failure it still
+ * belongs to the caller. Errors as uffdwp_open(), and -EBADF, -EINVAL: fd is not a userfaultfd, or
+ * its handshake was done already, or not yet. SIGBUS: -EOPNOTSUPP. Thread-safe.
  */
 int uffdwp_adopt(struct uffdwp **out, int fd, const struct uffdwp_adopt_opts *opts);
 

@@ -107,6 +107,13 @@ static void start(struct test *c, struct live *t, bool handshake)
 	c->fd = fd_receive(c->sock);
 }
 
+static void cleanup(struct test *c)
+{
+	free(c->before);
+	free(c->saved);
+	free(c->calls);
+}
+
 static void finish(struct test *c)
 {
 	int status;
@@ -114,9 +121,16 @@ static void finish(struct test *c)
 	close(c->sock);
 	CHECK_EQ(waitpid(c->pid, &status, 0), c->pid);
 	CHECK_EQ(status, 0);
-	free(c->before);
-	free(c->saved);
-	free(c->calls);
+	cleanup(c);
+}
+
+static void kill_peer(const struct test *c)
+{
+	int status;
+
+	CHECK_EQ(kill(c->pid, SIGKILL), 0);
+	CHECK_EQ(waitpid(c->pid, &status, 0), c->pid);
+	close(c->sock);
 }
 
 static struct uffdwp *adopt(struct test *c, uint32_t serve, bool handshake)
@@ -253,24 +267,51 @@ static void peer_ends(struct live *t)
 	uint64_t done = 1;
 	struct test c;
 	char byte;
-	int status;
 
 	start(&c, t, true);
 	h = adopt(&c, UFFDWP_SERVE_THREADS, true);
 	r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &c);
 	live_protect(t, r);
-	CHECK_EQ(kill(c.pid, SIGKILL), 0);
-	CHECK_EQ(waitpid(c.pid, &status, 0), c.pid);
+	kill_peer(&c);
 	CHECK_EQ(uffdwp_protect(r, (uintptr_t)t->mem.addr, t->mem.size, &done), -ESRCH);
 	CHECK_EQ(done, 0);
 	CHECK_EQ(uffdwp_unprotect(r, (uintptr_t)t->mem.addr, t->mem.size, NULL), -ESRCH);
 	CHECK_EQ(uffdwp_read(r, (uintptr_t)t->mem.addr, &byte, 1, NULL), -ESRCH);
 	CHECK_EQ(uffdwp_region_remove(r), 0);
 	CHECK_EQ(uffdwp_close(h), 0);
-	close(c.sock);
-	free(c.before);
-	free(c.saved);
-	free(c.calls);
+	cleanup(&c);
+}
+
+/* The last page's operation finds the peer gone. */
+static int save_and_end(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	struct test *c = ctx;
+
+	if (f->offset + f->len == c->t->mem.size)
+		kill_peer(c);
+	return save(r, f, ctx);
+}
+
+/* A sweep says so and how far it came; it is nobody's failure. */
+static void swept_ends(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save_and_end };
+	struct uffdwp_region *r;
+	struct uffdwp *h;
+	uint64_t done = 0;
+	struct test c;
+
+	start(&c, t, true);
+	h = adopt(&c, UFFDWP_SERVE_THREADS, true);
+	r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &c);
+	live_protect(t, r);
+	CHECK_EQ(uffdwp_sweep(r, (uintptr_t)t->mem.addr, t->mem.size, &done), -ESRCH);
+	CHECK_EQ(done, t->mem.size - t->page);
+	CHECK_EQ(memcmp(c.saved, c.before, t->mem.size - t->page), 0);
+	CHECK_EQ(uffdwp_error(h), 0);
+	CHECK_EQ(uffdwp_region_remove(r), 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+	cleanup(&c);
 }
 
 /* Events that it did not tell of: the handle fails, and nobody sleeps. */
@@ -323,6 +364,7 @@ static const struct live_case cases[] = {
 	{ "handshake-here", handshake_here, KINDS_ALL, 0, 5 },
 	{ "sweep", swept, KINDS, 0, 5 },
 	{ "peer-ends", peer_ends, KINDS, 0, 5 },
+	{ "sweep/peer-ends", swept_ends, KINDS, 0, 5 },
 	{ "events-untold", events_untold, BIT(MEM_ANON), 0, 5 },
 	{ "unreadable", unreadable, KINDS, 0, 5 },
 };

@@ -320,6 +320,47 @@ static void storm(struct live *t)
 	t->mem.size = whole;
 }
 
+/* Page i, by read(2), which fails where a store would end the program; its bytes are zeros then. */
+static ssize_t write_zeros(const struct live *t, size_t i, size_t at)
+{
+	int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	CHECK(fd >= 0);
+	n = read(fd, t->mem.addr + i * t->page + at, 8);
+	close(fd);
+	return n;
+}
+
+/*
+ * A page of several of the kernel's that loses one is served no more: its operation, which can not read it, decides.
+ * Nobody sleeps, and the rest of the memory is there.
+ */
+static void part_unmapped(struct live *t)
+{
+	const size_t base = t->page, many = 4;
+	struct uffdwp *h;
+	struct test c;
+
+	t->page *= many;
+	t->pages /= many;
+	h = setup(&c, t, UFFDWP_SERVE_THREADS, UNMAP);
+	CHECK_EQ(munmap(t->mem.addr + t->page + base, base), 0);
+	expect_event(&c, UFFDWP_EVENT_UNMAP, c.at + t->page + base, base, false);
+	expect_delivery(&c, t->mem.addr, 0);
+	CHECK_EQ(uffdwp_error(h), 0);
+	CHECK_EQ(write_zeros(t, 1, 2 * base), 8);
+	CHECK_EQ(uffdwp_error(h), -EFAULT);
+	for (size_t i = 2; i < t->pages; i++) {
+		CHECK_EQ(write_zeros(t, i, 0), 8);
+		CHECK_EQ(atomic_load(&c.calls[i]), 0);
+	}
+	CHECK_EQ(write_zeros(t, 1, base), -1);
+	CHECK_EQ(uffdwp_close(h), 0);
+	free(c.saved);
+	free(c.calls);
+}
+
 /* ---- Operations in flight meanwhile ---- */
 
 /*
@@ -366,12 +407,9 @@ static int in_flight(struct uffdwp_region *r, const struct uffdwp_fault *f, void
 static void *write_by_kernel(void *arg)
 {
 	struct flight *c = arg;
-	int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 
-	CHECK(fd >= 0);
-	c->got = read(fd, c->t->mem.addr + c->page * c->t->page + 64, 8);
+	c->got = write_zeros(c->t, c->page, 64);
 	c->err = errno;
-	close(fd);
 	return NULL;
 }
 
@@ -574,6 +612,7 @@ static const struct live_case cases[] = {
 	{ "unmapped", unmapped, KINDS_ALL, UNMAP, 5 },
 	{ "unmapped/tail", unmapped_tail, KINDS_ALL, UNMAP, 5 },
 	{ "unmapped/head", unmapped_head, KINDS_ALL, UNMAP, 5 },
+	{ "unmapped/part-of-page", part_unmapped, BIT(MEM_THP), UNMAP, 5 },
 	{ "discarded", discarded, KINDS_ALL, REMOVE, 5 },
 	{ "only-reader", only_reader, KINDS_ALL, REMOVE, 10 },
 	{ "missing-in-flight/unmapped", missing_unmapped, KINDS_ALL, UNMAP | REMAP, 5 },

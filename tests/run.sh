@@ -140,7 +140,7 @@ run() {
 		printf 'FAIL %-34s %d passed, %d failed, %d skipped, exit %d' "$name" "$p" "$f" "$s" "$rc"
 		[ "$rc" != 124 ] && [ "$rc" != 137 ] || printf ' (after %d s)' "$limit"
 		printf '\n'
-		tail -n 60 "$log" | indent
+		grep -avE '^(pass|skip|  skipped:) ' "$log" | tail -n 60 | indent
 		[ -z "$reports" ] || head -n 80 <<<"$reports" | indent
 	else
 		printf 'ok   %-34s %d passed, %d skipped, %d s\n' "$name" "$p" "$s" $((SECONDS - began))

@@ -334,9 +334,14 @@ int live_count_threads(int want)
 	return n;
 }
 
+bool live_brief(void)
+{
+	return getenv("UFFDWP_BRIEF");
+}
+
 unsigned int live_times(unsigned int n)
 {
-	return !getenv("UFFDWP_BRIEF") ? n : n > 4 ? n / 4 : 1;
+	return !live_brief() ? n : n > 4 ? n / 4 : 1;
 }
 
 static void run_mapped(const struct live_case *c, struct live *t, int kind)

@@ -142,7 +142,9 @@ bool live_asleep(struct live_sleeper *s); /* in the kernel's fault handler, now 
 void live_until(_Atomic int *v, int want);
 void live_msleep(unsigned int ms);
 
-/* How often to do what is done n times to meet by chance: a quarter with UFFDWP_BRIEF, as in emulated machines. */
+/* Whether UFFDWP_BRIEF is set, as in emulated machines, which are many times slower. */
+bool live_brief(void);
+/* How often to do what is done n times to meet by chance: a quarter then. */
 unsigned int live_times(unsigned int n);
 
 static inline const char *live_serve_name(uint32_t serve)

@@ -234,6 +234,7 @@ static void *writer_main(void *arg)
 	struct snap *c = arg;
 	struct writer w = { .c = c };
 	int me = atomic_fetch_add(&c->go, 1);
+	bool gentle = live_brief();
 
 	w.rnd = c->seed * 31 + (uint64_t)me;
 	w.at = c->t->pages * (size_t)me / SNAP_WRITERS;
@@ -245,6 +246,9 @@ static void *writer_main(void *arg)
 			atomic_fetch_sub(&c->paused, 1);
 		}
 		write_some(&w);
+		/* Or who emulates CPUs has none left for what they disturb. */
+		if (gentle)
+			live_msleep(1);
 	}
 	return NULL;
 }

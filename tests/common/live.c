@@ -344,20 +344,37 @@ unsigned int live_times(unsigned int n)
 	return !live_brief() ? n : n > 4 ? n / 4 : 1;
 }
 
+static void map(struct live *t, enum mem_kind kind, size_t size)
+{
+	CHECK_EQ(mem_map(&t->mem, kind, size), 0);
+	t->page = t->mem.page_size;
+	t->pages = t->mem.size / t->page;
+}
+
+void live_at_least(struct live *t, size_t size)
+{
+	enum mem_kind kind = t->mem.kind;
+
+	if (t->mem.size >= size)
+		return;
+	mem_unmap(&t->mem);
+	map(t, kind, size);
+}
+
 static void run_mapped(const struct live_case *c, struct live *t, int kind)
 {
-	size_t size = kind == MEM_ANON ? 1u << 20 : kind == MEM_THP ? 4u << 20 : 1u << 20;
+	size_t size = kind == MEM_THP ? 4u << 20 : 1u << 20;
 
 	if (kind < 0) {
 		t->page = 4096;
 		c->run(t);
 		return;
 	}
+	if (live_brief())
+		size /= 2;
 	if (BIT(kind) & KINDS_HUGETLB)
 		size = 16u << 20;
-	CHECK_EQ(mem_map(&t->mem, (enum mem_kind)kind, size), 0);
-	t->page = t->mem.page_size;
-	t->pages = t->mem.size / t->page;
+	map(t, (enum mem_kind)kind, size);
 	c->run(t);
 	mem_unmap(&t->mem);
 }

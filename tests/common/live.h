@@ -142,6 +142,9 @@ bool live_asleep(struct live_sleeper *s); /* in the kernel's fault handler, now 
 void live_until(_Atomic int *v, int want);
 void live_msleep(unsigned int ms);
 
+/* For a case that wants more memory than most: it is halved with UFFDWP_BRIEF. Maps it anew. */
+void live_at_least(struct live *t, size_t size);
+
 /* Whether UFFDWP_BRIEF is set, as in emulated machines, which are many times slower. */
 bool live_brief(void);
 /* How often to do what is done n times to meet by chance: a quarter then. */

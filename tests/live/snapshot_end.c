@@ -341,6 +341,7 @@ static void thp_pages(struct live *t)
 	struct uffdwp_snapshot_opts o = { 0 };
 	struct snap c;
 
+	live_at_least(t, 4u << 20);
 	t->page = 2u << 20;
 	t->pages = t->mem.size / t->page;
 	live_fill(t->mem.addr, t->mem.size, t->seed);

@@ -69,6 +69,7 @@ static void full(struct live *t, int mode, bool cancel)
 	struct snap c;
 	pthread_t w;
 
+	live_at_least(t, UFFDWP_SNAPSHOT_STAGING_MIN);
 	live_fill(t->mem.addr, t->mem.size, t->seed);
 	snap_open(&c, t, mode, 0);
 	snap_new(&c, &o);

@@ -438,6 +438,7 @@ static void granule_rest(struct live *t, enum track_way way)
 	struct uffdwp_track_query q = { .max = 0 };
 	struct tracked k;
 
+	live_at_least(t, 4u << 20);
 	tracked_begin(&k, t, way, per * t->page);
 	for (size_t n = 60; n < 130; n++) {
 		for (size_t i = 0; i < n * per; i++) {

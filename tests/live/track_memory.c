@@ -53,6 +53,7 @@ static void thp_whole(struct live *t, enum track_way way)
 	struct tracked k;
 	size_t split = way == WAY_ASYNC ? HUGE_PAGE : 0;
 
+	live_at_least(t, 2 * HUGE_PAGE);
 	fill_huge(t);
 	t->page = HUGE_PAGE;
 	t->pages = t->mem.size / HUGE_PAGE;

@@ -13,7 +13,7 @@
 #
 # Arguments: only run what has one of them in its name, and nothing that has one in its name that is given
 # with a ! before it. UFFDWP_SLOWER=n: time limits are n times as long, on slow machines. UFFDWP_BRIEF=1:
-# uffd-stress repeats little. Exit: 0, 1, or 99 if there is nothing to run.
+# less is repeated, and on less memory. Exit: 0, 1, or 99 if there is nothing to run.
 set -u
 cd "$(dirname "$0")/.." || exit 99
 

@@ -53,12 +53,17 @@ void live_needs_wp_bit(void)
 }
 
 /* The probe's row event.none-fork. */
-void live_needs_fork(const struct live *t, struct uffdwp *h)
+bool live_can_fork(const struct live *t, struct uffdwp *h)
 {
 	struct uffdwp_info info;
 
 	live_info(h, &info);
-	if (t->mem.kind == MEM_HUGETLB_PRIVATE && !(info.supported & UFFDWP_FEATURE_WP_UNPOPULATED))
+	return t->mem.kind != MEM_HUGETLB_PRIVATE || info.supported & UFFDWP_FEATURE_WP_UNPOPULATED;
+}
+
+void live_needs_fork(const struct live *t, struct uffdwp *h)
+{
+	if (!live_can_fork(t, h))
 		live_skip(
 			"a child's private hugetlb stays protected, and it sleeps for ever (Linux 6.1)");
 }

@@ -74,7 +74,8 @@ _Noreturn void live_fail(const char *file, int line, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 _Noreturn void live_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void live_needs_wp_bit(void); /* of the pagemap, Linux 5.14; else skips */
-/* That what a forked child has of the memory is its own; else skips. */
+/* Whether a forked child can write to what it has of the memory; else skips. */
+bool live_can_fork(const struct live *t, struct uffdwp *h);
 void live_needs_fork(const struct live *t, struct uffdwp *h);
 #define FAIL(...) live_fail(__FILE__, __LINE__, __VA_ARGS__)
 #define CHECK(cond)                        \

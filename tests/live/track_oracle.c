@@ -26,6 +26,7 @@ struct run {
 	int zero;			  /* what the kernel reads from */
 	unsigned char *want, *last, *got; /* a byte a page; last: discarded in the epoch before */
 	uint64_t collected;
+	bool copies; /* a child can write */
 };
 
 static char *page_at(struct run *r, size_t i)
@@ -76,7 +77,7 @@ static void fork_child(struct run *r, size_t i)
 
 	CHECK(pid >= 0);
 	if (!pid) {
-		if (is_shared(r))
+		if (is_shared(r) || !r->copies)
 			(void)live_load(page_at(r, i));
 		else
 			live_store(page_at(r, i), 1);
@@ -229,6 +230,7 @@ static void schedule(struct live *t, enum track_way way)
 			(void)live_load(t->mem.addr + i * t->page);
 	}
 	tracked_begin(&r.k, t, way, 0);
+	r.copies = live_can_fork(t, r.k.h);
 	r.want = calloc(3, t->pages);
 	CHECK(r.want);
 	r.last = r.want + t->pages;

@@ -231,6 +231,9 @@ static void moved(struct live *t, int mode, bool sealed)
 	now = mremap(t->mem.addr, t->mem.size, t->mem.size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 	CHECK_EQ(now == to, 1);
 	t->mem.addr = now;
+	/* mremap(2) waits until its event is read: until it is in the books, a page is just not there. */
+	while (uffdwp_region_addr(c.r) != (uintptr_t)now)
+		live_msleep(1);
 	if (!sealed) {
 		int err = uffdwp_snapshot_seal(c.s);
 

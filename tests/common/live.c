@@ -378,7 +378,7 @@ static void run_mapped(const struct live_case *c, struct live *t, int kind)
 	if (live_brief())
 		size /= 2;
 	if (BIT(kind) & KINDS_HUGETLB)
-		size = 16u << 20;
+		size = live_brief() ? 12u << 20 : 16u << 20;
 	map(t, (enum mem_kind)kind, size);
 	c->run(t);
 	mem_unmap(&t->mem);

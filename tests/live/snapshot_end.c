@@ -66,7 +66,7 @@ static void cancel_at(struct live *t, int mode, enum when when, bool by_caller, 
 static void cancel(struct live *t, int mode)
 {
 	for (int when = NEW; when < WHENS; when++)
-		for (int k = 0; k < 4; k++)
+		for (int k = 0; k < 4; k += live_brief() ? 3 : 1)
 			cancel_at(t, mode, (enum when)when, k & 1, k & 2);
 }
 
@@ -218,22 +218,32 @@ static void unmapped_precopy(struct live *t)
 	unmapped(t, SNAP_PRE_ASYNC, false);
 }
 
+static int note_event(struct uffdwp_region *r, const struct uffdwp_event *e, void *ctx)
+{
+	(void)r;
+	(void)e;
+	atomic_store((_Atomic int *)ctx, 1);
+	return 0;
+}
+
+/* mremap(2) waits until its event is read. Before the snapshot is told, a page is just not there, or is saved. */
 static void moved(struct live *t, int mode, bool sealed)
 {
+	static const struct uffdwp_ops ops = { .sz = sizeof(ops), .event = note_event };
 	char *to = mmap(NULL, t->mem.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *now;
+	_Atomic int told = 0;
 	struct snap c;
 
 	CHECK(to != MAP_FAILED);
 	begin(&c, t, mode, UNMAP | REMAP, false);
+	CHECK_EQ(uffdwp_region_set_ops(c.r, &ops, (void *)&told), 0);
 	CHECK_EQ(uffdwp_snapshot_arm(c.s), 0);
 	if (sealed)
 		snap_hold(&c);
 	now = mremap(t->mem.addr, t->mem.size, t->mem.size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 	CHECK_EQ(now == to, 1);
 	t->mem.addr = now;
-	/* mremap(2) waits until its event is read: until it is in the books, a page is just not there. */
-	while (uffdwp_region_addr(c.r) != (uintptr_t)now)
-		live_msleep(1);
+	live_until(&told, 1);
 	if (!sealed) {
 		int err = uffdwp_snapshot_seal(c.s);
 

@@ -127,7 +127,7 @@ struct broken {
 };
 
 static const struct broken broken[] = {
-	{ .write = -ENOSPC, .err = -ENOSPC }, { .write = -EIO, .after = 3, .err = -EIO },
+	{ .write = -ENOSPC, .err = -ENOSPC }, { .write = -EIO, .after = 2, .err = -EIO },
 	{ .zero = -ENOSPC, .err = -ENOSPC },  { .sealed = -EIO, .err = -EIO },
 	{ .end = -EDQUOT, .err = -EDQUOT },   { .write = 7, .err = -EINVAL },
 };

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #define WRITERS 4
-#define ROUNDS 20
+#define ROUNDS ((int)live_times(20))
 
 struct test {
 	struct live *t;

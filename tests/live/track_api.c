@@ -441,6 +441,9 @@ static void granule_rest(struct live *t, enum track_way way)
 	live_at_least(t, 4u << 20);
 	tracked_begin(&k, t, way, per * t->page);
 	for (size_t n = 60; n < 130; n++) {
+		/* Words of bits are where it matters. */
+		if (live_brief() && n % 64 > 3 && n % 64 < 61)
+			continue;
 		for (size_t i = 0; i < n * per; i++) {
 			if (i % per != per - 1)
 				tracked_write(&k, i);

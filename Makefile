@@ -304,6 +304,7 @@ $(EXAMPLE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(IMAGE_STATIC) $(STATIC)
 # What stands before the library's system calls, in programs that take something away.
 wrap = $(addprefix -Wl$(comma)--wrap=uffdwp__sys_,$(1))
 $(BUILD)/tests/live/fallback: WRAPPED = $(call wrap,pagemap_read pagemap_scan writeprotect)
+$(BUILD)/tests/live/snapshot_end: WRAPPED = -Wl,--wrap=uffdwp__layers_event
 $(UNIT_BINS) $(LIVE_BINS) $(TORTURE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o \
 		$(call obj,$(TEST_COMMON_SRC) $(COMMON_SRC)) $(IMAGE_STATIC) $(STATIC)
 	$(call say,LD,$@)

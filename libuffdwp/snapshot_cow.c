@@ -206,9 +206,7 @@ static bool copy_marked(struct uffdwp__part *p, uint64_t first, uint64_t n, int 
 	}
 	alone = piece.n == n && uffdwp__snapshot_unsaved_run(p, first, n) == n;
 	if (alone)
-		*err = uffdwp_read(r, uffdwp__addr_of(r, first),
-				   uffdwp__staging_at(&s->staging, unit), uffdwp__part_bytes(p, n),
-				   NULL);
+		*err = uffdwp__snapshot_read(p, first, n, unit);
 	if (*err || !alone) {
 		uffdwp__staging_put(&s->staging, unit, units);
 		uffdwp__piece_restore(&piece, 0);

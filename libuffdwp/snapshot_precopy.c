@@ -43,10 +43,7 @@ static uint32_t units_for(struct uffdwp__part *p, uint64_t n)
 
 static int copy_pages(struct uffdwp__part *p, uint64_t first, uint64_t n, uint32_t unit)
 {
-	struct uffdwp_region *r = p->layer.r;
-	int err = uffdwp_read(r, uffdwp__addr_of(r, first),
-			      uffdwp__staging_at(&p->s->staging, unit), uffdwp__part_bytes(p, n),
-			      NULL);
+	int err = uffdwp__snapshot_read(p, first, n, unit);
 
 	if (err)
 		uffdwp__staging_put(&p->s->staging, unit, (uint32_t)n * p->page_units);

@@ -134,14 +134,22 @@ static enum uffdwp__saved lost(struct uffdwp__part *p, uint64_t first, uint64_t 
 	return UFFDWP__LOST;
 }
 
-enum uffdwp__saved uffdwp__snapshot_copy(struct uffdwp__part *p, uint64_t first, uint64_t n,
-					 uint32_t unit)
+/* The range is right: if the region does not reach there, it was cut or moved, and the snapshot is told next. */
+int uffdwp__snapshot_read(struct uffdwp__part *p, uint64_t first, uint64_t n, uint32_t unit)
 {
 	struct uffdwp_region *r = p->layer.r;
-	enum uffdwp__saved ret;
 	int err = uffdwp_read(r, uffdwp__addr_of(r, first),
 			      uffdwp__staging_at(&p->s->staging, unit), uffdwp__part_bytes(p, n),
 			      NULL);
+
+	return unlikely(err == -EINVAL) ? -ENOENT : err;
+}
+
+enum uffdwp__saved uffdwp__snapshot_copy(struct uffdwp__part *p, uint64_t first, uint64_t n,
+					 uint32_t unit)
+{
+	enum uffdwp__saved ret;
+	int err = uffdwp__snapshot_read(p, first, n, unit);
 
 	if (unlikely(err)) {
 		uffdwp__snapshot_stop_error(p->s, err, p, first, n);

@@ -16,6 +16,9 @@ void uffdwp__snapshot_stop_error(struct uffdwp_snapshot *s, int err, const struc
 /* The same, if it said anything; returns it. */
 int uffdwp__snapshot_check(struct uffdwp__part *p, int err, uint64_t first, uint64_t n);
 
+/* Reads pages to the units from unit on. -ENOENT: they are not there, or not where they were. */
+int uffdwp__snapshot_read(struct uffdwp__part *p, uint64_t first, uint64_t n, uint32_t unit);
+
 /*
  * Copies BUSY pages to the units from unit on, and proves that they were still there. LOST: it has
  * stopped the snapshot.

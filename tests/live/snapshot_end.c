@@ -180,8 +180,24 @@ static void handle_fails(struct live *t)
 
 /* ---- Unmapping and moving ---- */
 
+/* The books change before the snapshot is told: 1 lets it be told later, which sets 2, and 0 lets it go on. */
+static _Atomic int untold;
+
+void __real_uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_event *e);
+void __wrap_uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_event *e);
+void __wrap_uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_event *e)
+{
+	if (atomic_load(&untold)) {
+		atomic_store(&untold, 2);
+		while (atomic_load(&untold))
+			live_msleep(1);
+	}
+	__real_uffdwp__layers_event(r, e);
+}
+
 static void unmapped(struct live *t, int mode, bool sealed)
 {
+	bool late = atomic_load(&untold);
 	struct snap c;
 
 	begin(&c, t, mode, UNMAP | REMAP, false);
@@ -189,6 +205,8 @@ static void unmapped(struct live *t, int mode, bool sealed)
 	if (sealed)
 		snap_hold(&c);
 	CHECK_EQ(munmap(t->mem.addr + t->mem.size / 2, t->mem.size / 2), 0);
+	if (late)
+		live_until(&untold, 2);
 	if (!sealed) {
 		int err = uffdwp_snapshot_seal(c.s);
 
@@ -196,6 +214,7 @@ static void unmapped(struct live *t, int mode, bool sealed)
 	}
 	snap_go(&c);
 	snap_check_verdict(&c, UFFDWP_SNAPSHOT_CANCELLED, UFFDWP_SNAPSHOT_WHY_UNMAPPED, 0);
+	atomic_store(&untold, 0);
 	CHECK(c.res.addr >= (uintptr_t)t->mem.addr && c.res.len);
 	for (size_t i = 0; i < t->pages / 2; i++)
 		live_store(t->mem.addr + i * t->page, i);
@@ -216,6 +235,18 @@ static void unmapped_armed(struct live *t)
 static void unmapped_precopy(struct live *t)
 {
 	unmapped(t, SNAP_PRE_ASYNC, false);
+}
+
+static void untold_sealed(struct live *t)
+{
+	atomic_store(&untold, 1);
+	unmapped(t, SNAP_COW_THREADS, true);
+}
+
+static void untold_armed(struct live *t)
+{
+	atomic_store(&untold, 1);
+	unmapped(t, SNAP_COW_THREADS, false);
 }
 
 static int note_event(struct uffdwp_region *r, const struct uffdwp_event *e, void *ctx)
@@ -611,6 +642,8 @@ static const struct live_case cases[] = {
 	ROW(unmapped_sealed, KINDS_ALL, UNMAP | REMAP),
 	ROW(unmapped_armed, KINDS_ALL, UNMAP | REMAP),
 	ROW(unmapped_precopy, KINDS_ALL, UNMAP | REMAP),
+	ROW(untold_sealed, KINDS_ALL, UNMAP | REMAP),
+	ROW(untold_armed, KINDS_ALL, UNMAP | REMAP),
 	ROW(moved_sealed, KINDS_ALL & ~KINDS_HUGETLB, UNMAP | REMAP),
 	ROW(moved_armed, KINDS_ALL & ~KINDS_HUGETLB, UNMAP | REMAP),
 	ROW(busy, KINDS_ALL, 0),

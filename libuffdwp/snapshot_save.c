@@ -134,7 +134,7 @@ static enum uffdwp__saved lost(struct uffdwp__part *p, uint64_t first, uint64_t 
 	return UFFDWP__LOST;
 }
 
-/* The range is right: if the region does not reach there, it was cut or moved, and the snapshot is told next. */
+/* The range is right: where the region does not reach, it was cut or moved, and the snapshot is told next. */
 int uffdwp__snapshot_read(struct uffdwp__part *p, uint64_t first, uint64_t n, uint32_t unit)
 {
 	struct uffdwp_region *r = p->layer.r;

@@ -301,7 +301,7 @@ $(EXAMPLE_BINS): $(BUILD)/%: $(BUILD)/obj/%.o $(IMAGE_STATIC) $(STATIC)
 	$(call say,LD,$@)
 	$(call link,$(URING_LIBS) $(if $(filter %/sqlite_backup,$@),$(SQLITE_LIBS)))
 
-# What stands before the library's system calls, in programs that take something away.
+# What stands before functions of the library, in programs that take something away or hold something up.
 wrap = $(addprefix -Wl$(comma)--wrap=uffdwp__sys_,$(1))
 $(BUILD)/tests/live/fallback: WRAPPED = $(call wrap,pagemap_read pagemap_scan writeprotect)
 $(BUILD)/tests/live/snapshot_end: WRAPPED = -Wl,--wrap=uffdwp__layers_event

@@ -239,18 +239,29 @@ static void handshake_here(struct live *t)
 	serve_peer(t, UFFDWP_SERVE_THREADS, false, 16);
 }
 
+typedef int write_op(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx);
+
+/* A peer that is served by threads, all of its memory protected. */
+static struct uffdwp_region *watch(struct test *c, struct live *t, uint32_t run, write_op *op)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = op };
+	struct uffdwp_region *r;
+
+	start(c, t, true);
+	r = live_region(t, adopt(c, UFFDWP_SERVE_THREADS, true), UFFDWP_MODE_WP, run, &ops, c);
+	live_protect(t, r);
+	return r;
+}
+
 /* A sweep reads the peer too. */
 static void swept(struct live *t)
 {
-	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save };
 	struct uffdwp_region *r;
 	struct uffdwp *h;
 	struct test c;
 
-	start(&c, t, true);
-	h = adopt(&c, UFFDWP_SERVE_THREADS, true);
-	r = live_region(t, h, UFFDWP_MODE_WP, 64, &ops, &c);
-	live_protect(t, r);
+	r = watch(&c, t, 64, save);
+	h = uffdwp_region_handle(r);
 	CHECK_EQ(uffdwp_sweep(r, (uintptr_t)t->mem.addr, t->mem.size, NULL), 0);
 	order_writes(&c);
 	verify(&c);
@@ -261,17 +272,14 @@ static void swept(struct live *t)
 /* Killed in the middle: calls say so, nothing hangs, the handle closes. */
 static void peer_ends(struct live *t)
 {
-	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save };
 	struct uffdwp_region *r;
 	struct uffdwp *h;
 	uint64_t done = 1;
 	struct test c;
 	char byte;
 
-	start(&c, t, true);
-	h = adopt(&c, UFFDWP_SERVE_THREADS, true);
-	r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &c);
-	live_protect(t, r);
+	r = watch(&c, t, 1, save);
+	h = uffdwp_region_handle(r);
 	kill_peer(&c);
 	CHECK_EQ(uffdwp_protect(r, (uintptr_t)t->mem.addr, t->mem.size, &done), -ESRCH);
 	CHECK_EQ(done, 0);
@@ -295,16 +303,13 @@ static int save_and_end(struct uffdwp_region *r, const struct uffdwp_fault *f, v
 /* A sweep says so and how far it came; it is nobody's failure. */
 static void swept_ends(struct live *t)
 {
-	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save_and_end };
 	struct uffdwp_region *r;
 	struct uffdwp *h;
 	uint64_t done = 0;
 	struct test c;
 
-	start(&c, t, true);
-	h = adopt(&c, UFFDWP_SERVE_THREADS, true);
-	r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &c);
-	live_protect(t, r);
+	r = watch(&c, t, 1, save_and_end);
+	h = uffdwp_region_handle(r);
 	CHECK_EQ(uffdwp_sweep(r, (uintptr_t)t->mem.addr, t->mem.size, &done), -ESRCH);
 	CHECK_EQ(done, t->mem.size - t->page);
 	CHECK_EQ(memcmp(c.saved, c.before, t->mem.size - t->page), 0);
@@ -317,16 +322,13 @@ static void swept_ends(struct live *t)
 /* Events that it did not tell of: the handle fails, and nobody sleeps. */
 static void events_untold(struct live *t)
 {
-	struct uffdwp_ops ops = { .sz = sizeof(ops), .write = save };
 	struct uffdwp_region *r;
 	struct uffdwp *h;
 	struct test c;
 
 	untold = UFFDWP_FEATURE_EVENT_UNMAP;
-	start(&c, t, true);
-	h = adopt(&c, UFFDWP_SERVE_THREADS, true);
-	r = live_region(t, h, UFFDWP_MODE_WP, 1, &ops, &c);
-	live_protect(t, r);
+	r = watch(&c, t, 1, save);
+	h = uffdwp_region_handle(r);
 	order(&c, "u");
 	order_writes(&c);
 	CHECK_EQ(uffdwp_error(h), -EPROTO);

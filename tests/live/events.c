@@ -310,14 +310,15 @@ static void storm(struct live *t)
 	for (int i = 0; i < 2; i++)
 		live_thread(&threads[i], storm_main, &s);
 	for (int i = 0; i < times || atomic_load(&s.rounds) < times; i++) {
-		uint64_t at = (uintptr_t)t->mem.addr;
+		uint64_t at = (uintptr_t)t->mem.addr, done;
 		int err;
 
 		/* Where a CPU stands still for long, the changes can hold a call up for its five seconds. */
 		do
-			err = uffdwp_protect(c.r, at, t->mem.size, NULL);
+			err = uffdwp_protect(c.r, at, t->mem.size, &done);
 		while (err == -EAGAIN);
 		CHECK_EQ(err, 0);
+		CHECK_EQ(done, t->mem.size);
 		CHECK_EQ(uffdwp_sweep(c.r, at, t->mem.size, NULL), 0);
 	}
 	atomic_store(&s.stop, 1);

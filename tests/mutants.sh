@@ -88,7 +88,7 @@ runs-left|libuffdwp/track.c|async|runs that are not wanted any more are forgotte
 runs-end|libuffdwp/collect.c|async|where the scan for runs stopped is ignored|s/^\t\t\*next = i + ((a.walk_end - a.start) >> r->shift);/\t\t*next = stop;/
 runs-peek|libuffdwp/track.c|stops|a peek that stops goes on behind what it leaves out|/^static void give_runs/,/^}/s/^\t\treturn;//
 blocks|libuffdwp/layer.c|async|marks are looked for where they are not|s/first \/ UFFDWP__BLOCK; l->blocks/first \/ UFFDWP__BLOCK + 1; l->blocks/
-snap-early|libuffdwp/snapshot_save.c|cow|pages are released before they are saved|/^enum uffdwp__saved uffdwp__snapshot_copy/,/^}/s/^\tint err = /\tint err = uffdwp__writeprotect(r->h, uffdwp__addr_of(r, first), uffdwp__part_bytes(p, n), r->kernel_page, false, \&(uint64_t){ 0 });\n\n\terr = /
+snap-early|libuffdwp/snapshot_save.c|cow|pages are released before they are saved|/^enum uffdwp__saved uffdwp__snapshot_copy/,/^}/s/^\tint err = /\tint err = uffdwp__writeprotect(p->layer.r->h, uffdwp__addr_of(p->layer.r, first), uffdwp__part_bytes(p, n), p->layer.r->kernel_page, false, \&(uint64_t){ 0 });\n\n\terr = /
 snap-twice|libuffdwp/snapshot_save.c|cow|a fault saves a page that is saved already|/^enum uffdwp__saved uffdwp__snapshot_save/,/^}/{s/while (!ret \&\& (first = [^;]*$/while (!ret \&\& first < end) {/; s/n = uffdwp__snapshot_unsaved_run.*/n = min_u64(end - first, most);/}
 snap-zero|libuffdwp/staging.c|cow|a page that begins with zeros is taken for one of zeros|s/return !any && !memcmp.*/return !any;/
 snap-noted|libuffdwp/snapshot_cow.c|cow|the seal forgets what was written since arming|s/return err ? err : for_parts(s, seal_part);/(void)seal_part;\n\treturn err;/

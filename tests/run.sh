@@ -173,13 +173,13 @@ run "tests/torture/load --short" 120 "$BUILD/tests/torture/load" --short
 [ -n "$SAN" ] || run "tests/pressure.sh --short" 120 tests/pressure.sh --short
 
 # Sixteen see every combination of modes.
-bounces=16 rounds=2
-[ -z "${UFFDWP_BRIEF-}" ] || bounces=4 rounds=1
+bounces=16 rounds=2 size=4M
+[ -z "${UFFDWP_BRIEF-}" ] || bounces=4 rounds=1 size=1M
 for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
-	run "uffd-stress bounce $mem" 60 "$BUILD/uffd-stress" bounce --mem=$mem --size=4M --bounces=$bounces
-	run "uffd-stress sigbus $mem" 60 "$BUILD/uffd-stress" sigbus --mem=$mem --size=4M --bounces=$rounds
-	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=4M --bounces=$rounds
-	run "uffd-stress track $mem" 90 "$BUILD/uffd-stress" track --mem=$mem --size=4M --bounces=$((rounds * 4))
+	run "uffd-stress bounce $mem" 60 "$BUILD/uffd-stress" bounce --mem=$mem --size=$size --bounces=$bounces
+	run "uffd-stress sigbus $mem" 60 "$BUILD/uffd-stress" sigbus --mem=$mem --size=$size --bounces=$rounds
+	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=$size --bounces=$rounds
+	run "uffd-stress track $mem" 90 "$BUILD/uffd-stress" track --mem=$mem --size=$size --bounces=$((rounds * 4))
 	# Each of its seven ways.
 	run "uffd-stress snapshot $mem" 90 "$BUILD/uffd-stress" snapshot --mem=$mem --size=1M --bounces=$((rounds * 7))
 done
@@ -188,9 +188,9 @@ run "uffd-bench track" 60 "$BUILD/uffd-bench" track --size=2M --plot="$logs/trac
 run "examples/gc_barrier --verify" 120 "$BUILD/examples/gc_barrier" --verify
 # Nobody lists what a sanitizer calls: under one there is no filter, and nothing to see.
 if [ -z "$SAN" ]; then
-	run "uffd-stress bounce --sandbox" 60 "$BUILD/uffd-stress" bounce --sandbox --mem=anon,shmem --size=4M --bounces=$bounces
-	run "uffd-stress events --sandbox" 60 "$BUILD/uffd-stress" events --sandbox --mem=anon --size=4M --bounces=$rounds
-	run "uffd-stress track --sandbox" 60 "$BUILD/uffd-stress" track --sandbox --mem=anon,shmem --size=4M --bounces=$rounds
+	run "uffd-stress bounce --sandbox" 60 "$BUILD/uffd-stress" bounce --sandbox --mem=anon,shmem --size=$size --bounces=$bounces
+	run "uffd-stress events --sandbox" 60 "$BUILD/uffd-stress" events --sandbox --mem=anon --size=$size --bounces=$rounds
+	run "uffd-stress track --sandbox" 60 "$BUILD/uffd-stress" track --sandbox --mem=anon,shmem --size=$size --bounces=$rounds
 	run "uffd-stress snapshot --sandbox" 60 "$BUILD/uffd-stress" snapshot --sandbox --mem=anon,shmem --size=1M --bounces=$((rounds * 7))
 fi
 run "examples/live_snapshot precopy" 120 "$BUILD/examples/live_snapshot" --strategy=precopy --compare-fork

@@ -163,7 +163,7 @@ static void churn(struct live *t)
 		add(c, i * 7);
 	for (int i = 0; i < 2; i++)
 		live_thread(&readers[i], look_up, c);
-	for (uint32_t round = 0; round < live_times(30) || atomic_load(&c->lookups) < 10; round++) {
+	for (uint32_t round = 0; round < (live_brief() ? 2 : 30) || atomic_load(&c->lookups) < 10; round++) {
 		for (uint32_t i = 0; i < STABLE * 7; i++) {
 			if (i % 7)
 				add(c, i);

@@ -229,7 +229,7 @@ static void keeps_errno(struct live *t)
 
 /* ---- A thread that never gets its page first ---- */
 
-#define LOSSES 2000
+#define LOSSES ((int)live_times(2000))
 
 struct contest {
 	struct live *t;

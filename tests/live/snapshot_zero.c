@@ -186,9 +186,10 @@ static void neighbours(struct live *t, uint32_t serve_mode)
 	snap_close(&c);
 }
 
-static void neighbours_threads(struct live *t)
+/* By one thread: another may serve the next fault while a release is not in the books yet. */
+static void neighbours_caller(struct live *t)
 {
-	neighbours(t, SNAP_COW_THREADS);
+	neighbours(t, SNAP_COW_CALLER);
 }
 
 static void neighbours_sigbus(struct live *t)
@@ -269,7 +270,7 @@ static const struct live_case cases[] = {
 	ROW(unpopulated_cow, KINDS_ANON),
 	ROW(unpopulated_precopy, KINDS_ANON),
 	ROW(unpopulated_sync, KINDS_ANON),
-	ROW(neighbours_threads, KINDS_ALL & ~KINDS_HUGETLB),
+	ROW(neighbours_caller, KINDS_ALL & ~KINDS_HUGETLB),
 	ROW(neighbours_sigbus, KINDS_ALL & ~KINDS_HUGETLB),
 	ROW(scattered, KINDS_ALL),
 	ROW(small_books, KINDS_NONE),

@@ -100,7 +100,7 @@ static void choose_slices(struct bounce *b, const struct stress_opts *o)
 
 	b->slices = cpus < 1 ? 1 : cpus > SLICES_MAX ? SLICES_MAX : (unsigned int)cpus;
 	unit = b->slices * 4;
-	b->pages = (o->size / b->page + unit - 1) / unit * unit;
+	b->pages = (o->size + b->page * unit - 1) / (b->page * unit) * unit;
 	b->slice_pages = b->pages / b->slices;
 }
 

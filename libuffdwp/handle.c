@@ -330,6 +330,20 @@ UFFDWP_PUBLIC int uffdwp_dispatch(struct uffdwp *h)
 	return err ? err : sum;
 }
 
+bool uffdwp__settle(struct uffdwp *h, uint64_t limit)
+{
+	uint32_t now = uffdwp__events_now(h);
+	struct uffdwp__wait w = { 0 };
+
+	while (!uffdwp__events_reached(h, now)) {
+		if (h->serve == UFFDWP_SERVE_CALLER)
+			uffdwp_dispatch(h);
+		if (!uffdwp__wait(&w, limit))
+			return false;
+	}
+	return true;
+}
+
 UFFDWP_PUBLIC int uffdwp_set_pid(struct uffdwp *h, int32_t pid)
 {
 	int err = uffdwp__check(h);

@@ -58,6 +58,7 @@
 
 #include "call.h"
 #include "fault.h"
+#include "handle.h"
 #include "piece.h"
 #include "snapshot_cow.h"
 #include "snapshot_event.h"
@@ -723,23 +724,6 @@ UFFDWP_PUBLIC int uffdwp_snapshot_arm(struct uffdwp_snapshot *s)
 }
 
 /*
- * A discard before the seal is told by an event that may be read and not carried out yet, although
- * its caller is back. Where callers serve, this one does.
- */
-static void settle_events(struct uffdwp *h)
-{
-	uint32_t now = uffdwp__events_now(h);
-	struct uffdwp__wait w = { 0 };
-
-	while (!uffdwp__events_reached(h, now)) {
-		if (h->serve == UFFDWP_SERVE_CALLER)
-			uffdwp_dispatch(h);
-		if (!uffdwp__wait(&w, UINT64_C(5000000000)))
-			return;
-	}
-}
-
-/*
  * After the seal a sequential writer's fault takes pages along; before it that would be more to
  * seal.
  */
@@ -762,7 +746,9 @@ static int seal(struct uffdwp_snapshot *s)
 	int err;
 
 	note_start(s, begun);
-	settle_events(s->h);
+	/* Of what was discarded, unmapped or moved before the instant, all that can be told is told. */
+	if (!uffdwp__settle(s->h, PATIENCE_NS))
+		return outcome(s, -EBUSY);
 	/* From here on a write saves its page first; there should be none. */
 	atomic_store_explicit(&s->phase, UFFDWP__SEALED, memory_order_release);
 	err = s->strategy == UFFDWP_SNAPSHOT_COW ? uffdwp__cow_seal(s, armed)

@@ -13,6 +13,7 @@
 
 #include "call.h"
 #include "collect.h"
+#include "handle.h"
 #include "piece.h"
 #include "sys.h"
 #include "util.h"
@@ -539,24 +540,6 @@ static int collect_all(struct uffdwp_track *t, struct uffdwp_track_query *q, boo
 	return err;
 }
 
-/*
- * A discard goes on as soon as its event is read, and is not in the marks before that is carried
- * out: by another thread, or, where callers serve, here.
- */
-static int settle_events(struct uffdwp *h)
-{
-	uint32_t number = uffdwp__events_now(h);
-	struct uffdwp__wait w = { 0 };
-
-	while (!uffdwp__events_reached(h, number)) {
-		if (h->serve == UFFDWP_SERVE_CALLER)
-			uffdwp_dispatch(h);
-		if (!uffdwp__wait_busy(&w))
-			return -EBUSY;
-	}
-	return 0;
-}
-
 /* report: what is taken counts as told to somebody. */
 static int collect(struct uffdwp_track *t, struct uffdwp_track_query *from, bool take, bool report)
 {
@@ -576,7 +559,7 @@ static int collect(struct uffdwp_track *t, struct uffdwp_track_query *from, bool
 	q.filled = 0;
 	err = uffdwp__error(t->h);
 	if (!err)
-		err = settle_events(t->h);
+		err = uffdwp__settle(t->h, UFFDWP__BUSY_NS) ? 0 : -EBUSY;
 	if (!err)
 		err = collect_all(t, &q, take, first, last);
 	if (!err)

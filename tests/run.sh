@@ -140,7 +140,7 @@ run() {
 		printf 'FAIL %-34s %d passed, %d failed, %d skipped, exit %d' "$name" "$p" "$f" "$s" "$rc"
 		[ "$rc" != 124 ] && [ "$rc" != 137 ] || printf ' (after %d s)' "$limit"
 		printf '\n'
-		grep -avE '^(pass|skip|  skipped:) ' "$log" | tail -n 60 | indent
+		grep -avE '^(pass|skip|  skipped:) ' "$log" | tail -n 150 | indent
 		[ -z "$reports" ] || head -n 80 <<<"$reports" | indent
 	else
 		printf 'ok   %-34s %d passed, %d skipped, %d s\n' "$name" "$p" "$s" $((SECONDS - began))
@@ -172,26 +172,33 @@ fi
 run "tests/torture/load --short" 120 "$BUILD/tests/torture/load" --short
 [ -n "$SAN" ] || run "tests/pressure.sh --short" 120 tests/pressure.sh --short
 
+# stress WHAT SECONDS ARGUMENT...
+stress() {
+	local what=$1 limit=$2
+	shift 2
+	run "uffd-stress $what" "$limit" "$BUILD/uffd-stress" "$@" --watchdog=$((30 * slow))
+}
+
 # Sixteen see every combination of modes.
 bounces=16 rounds=2 size=4M
 [ -z "${UFFDWP_BRIEF-}" ] || bounces=4 rounds=1 size=1M
 for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
-	run "uffd-stress bounce $mem" 60 "$BUILD/uffd-stress" bounce --mem=$mem --size=$size --bounces=$bounces
-	run "uffd-stress sigbus $mem" 60 "$BUILD/uffd-stress" sigbus --mem=$mem --size=$size --bounces=$rounds
-	run "uffd-stress events $mem" 60 "$BUILD/uffd-stress" events --mem=$mem --size=$size --bounces=$rounds
-	run "uffd-stress track $mem" 90 "$BUILD/uffd-stress" track --mem=$mem --size=$size --bounces=$((rounds * 4))
+	stress "bounce $mem" 60 bounce --mem=$mem --size=$size --bounces=$bounces
+	stress "sigbus $mem" 60 sigbus --mem=$mem --size=$size --bounces=$rounds
+	stress "events $mem" 60 events --mem=$mem --size=$size --bounces=$rounds
+	stress "track $mem" 90 track --mem=$mem --size=$size --bounces=$((rounds * 4))
 	# Each of its seven ways.
-	run "uffd-stress snapshot $mem" 90 "$BUILD/uffd-stress" snapshot --mem=$mem --size=1M --bounces=$((rounds * 7))
+	stress "snapshot $mem" 90 snapshot --mem=$mem --size=1M --bounces=$((rounds * 7))
 done
 # Measures nothing worth to know, but every side has to report what was written, and draws it.
 run "uffd-bench track" 60 "$BUILD/uffd-bench" track --size=2M --plot="$logs/track.svg"
 run "examples/gc_barrier --verify" 120 "$BUILD/examples/gc_barrier" --verify
 # Nobody lists what a sanitizer calls: under one there is no filter, and nothing to see.
 if [ -z "$SAN" ]; then
-	run "uffd-stress bounce --sandbox" 60 "$BUILD/uffd-stress" bounce --sandbox --mem=anon,shmem --size=$size --bounces=$bounces
-	run "uffd-stress events --sandbox" 60 "$BUILD/uffd-stress" events --sandbox --mem=anon --size=$size --bounces=$rounds
-	run "uffd-stress track --sandbox" 60 "$BUILD/uffd-stress" track --sandbox --mem=anon,shmem --size=$size --bounces=$rounds
-	run "uffd-stress snapshot --sandbox" 60 "$BUILD/uffd-stress" snapshot --sandbox --mem=anon,shmem --size=1M --bounces=$((rounds * 7))
+	stress "bounce --sandbox" 60 bounce --sandbox --mem=anon,shmem --size=$size --bounces=$bounces
+	stress "events --sandbox" 60 events --sandbox --mem=anon --size=$size --bounces=$rounds
+	stress "track --sandbox" 60 track --sandbox --mem=anon,shmem --size=$size --bounces=$rounds
+	stress "snapshot --sandbox" 60 snapshot --sandbox --mem=anon,shmem --size=1M --bounces=$((rounds * 7))
 fi
 run "examples/live_snapshot precopy" 120 "$BUILD/examples/live_snapshot" --strategy=precopy --compare-fork
 # Every image is compared in full. The peers read pages whose writer sleeps by memcpy() and write(2), which

@@ -210,8 +210,8 @@ int uffdwp_snapshot_arm(struct uffdwp_snapshot *s);
 
 /*
  * The instant. The caller has paused every writer of the regions, none of them within a fault or a
- * discard, and resumes them after it returned. Errors as uffdwp_snapshot_arm(); after any error
- * there is no seal.
+ * discard, and resumes them after it returned. Errors as uffdwp_snapshot_arm(), and -EBUSY: for five
+ * seconds nobody carried out what an event told before; after any error there is no seal.
  */
 int uffdwp_snapshot_seal(struct uffdwp_snapshot *s);
 

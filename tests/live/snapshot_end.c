@@ -181,15 +181,15 @@ static void handle_fails(struct live *t)
 /* ---- Unmapping and moving ---- */
 
 /* The books change before the snapshot is told: 1 lets it be told later, which sets 2, and 0 lets it go on. */
-static _Atomic int untold;
+static _Atomic int late;
 
 void __real_uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_event *e);
 void __wrap_uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_event *e);
 void __wrap_uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_event *e)
 {
-	if (atomic_load(&untold)) {
-		atomic_store(&untold, 2);
-		while (atomic_load(&untold))
+	if (atomic_load(&late)) {
+		atomic_store(&late, 2);
+		while (atomic_load(&late))
 			live_msleep(1);
 	}
 	__real_uffdwp__layers_event(r, e);
@@ -197,7 +197,7 @@ void __wrap_uffdwp__layers_event(struct uffdwp_region *r, const struct uffdwp_ev
 
 static void unmapped(struct live *t, int mode, bool sealed)
 {
-	bool late = atomic_load(&untold);
+	bool held = atomic_load(&late);
 	struct snap c;
 
 	begin(&c, t, mode, UNMAP | REMAP, false);
@@ -205,8 +205,8 @@ static void unmapped(struct live *t, int mode, bool sealed)
 	if (sealed)
 		snap_hold(&c);
 	CHECK_EQ(munmap(t->mem.addr + t->mem.size / 2, t->mem.size / 2), 0);
-	if (late)
-		live_until(&untold, 2);
+	if (held)
+		live_until(&late, 2);
 	if (!sealed) {
 		int err = uffdwp_snapshot_seal(c.s);
 
@@ -214,7 +214,7 @@ static void unmapped(struct live *t, int mode, bool sealed)
 	}
 	snap_go(&c);
 	snap_check_verdict(&c, UFFDWP_SNAPSHOT_CANCELLED, UFFDWP_SNAPSHOT_WHY_UNMAPPED, 0);
-	atomic_store(&untold, 0);
+	atomic_store(&late, 0);
 	CHECK(c.res.addr >= (uintptr_t)t->mem.addr && c.res.len);
 	for (size_t i = 0; i < t->pages / 2; i++)
 		live_store(t->mem.addr + i * t->page, i);
@@ -239,15 +239,36 @@ static void unmapped_precopy(struct live *t)
 
 static void untold_sealed(struct live *t)
 {
-	atomic_store(&untold, 1);
+	atomic_store(&late, 1);
 	unmapped(t, SNAP_COW_THREADS, true);
 }
 
-/* For longer than the seal waits for events that have been read. */
+/* For longer than the seal waits: it must not be one that does not know what went away before it. */
+static void untold(struct live *t, int mode)
+{
+	struct snap c;
+
+	begin(&c, t, mode, UNMAP | REMAP, false);
+	CHECK_EQ(uffdwp_snapshot_arm(c.s), 0);
+	atomic_store(&late, 1);
+	CHECK_EQ(munmap(t->mem.addr + t->mem.size / 2, t->mem.size / 2), 0);
+	live_until(&late, 2);
+	CHECK_EQ(uffdwp_snapshot_seal(c.s), -EBUSY);
+	atomic_store(&late, 0);
+	snap_go(&c);
+	snap_check_verdict(&c, UFFDWP_SNAPSHOT_FAILED, UFFDWP_SNAPSHOT_WHY_SYSTEM, -EBUSY);
+	snap_close(&c);
+	t->mem.size /= 2;
+}
+
 static void untold_armed(struct live *t)
 {
-	atomic_store(&untold, 1);
-	unmapped(t, SNAP_COW_THREADS, false);
+	untold(t, SNAP_COW_THREADS);
+}
+
+static void untold_precopy(struct live *t)
+{
+	untold(t, SNAP_PRE_ASYNC);
 }
 
 static int note_event(struct uffdwp_region *r, const struct uffdwp_event *e, void *ctx)
@@ -645,6 +666,7 @@ static const struct live_case cases[] = {
 	ROW(unmapped_precopy, KINDS_ALL, UNMAP | REMAP),
 	ROW(untold_sealed, KINDS_ALL, UNMAP | REMAP),
 	ROW(untold_armed, BIT(MEM_ANON), UNMAP | REMAP),
+	ROW(untold_precopy, BIT(MEM_ANON), UNMAP | REMAP),
 	ROW(moved_sealed, KINDS_ALL & ~KINDS_HUGETLB, UNMAP | REMAP),
 	ROW(moved_armed, KINDS_ALL & ~KINDS_HUGETLB, UNMAP | REMAP),
 	ROW(busy, KINDS_ALL, 0),

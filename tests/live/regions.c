@@ -155,6 +155,7 @@ static void *look_up(void *arg)
 static void churn(struct live *t)
 {
 	struct test *c = calloc(1, sizeof(*c));
+	uint32_t rounds = live_brief() ? 2 : 30;
 	pthread_t readers[2];
 
 	CHECK(c);
@@ -163,7 +164,7 @@ static void churn(struct live *t)
 		add(c, i * 7);
 	for (int i = 0; i < 2; i++)
 		live_thread(&readers[i], look_up, c);
-	for (uint32_t round = 0; round < (live_brief() ? 2 : 30) || atomic_load(&c->lookups) < 10; round++) {
+	for (uint32_t round = 0; round < rounds || atomic_load(&c->lookups) < 10; round++) {
 		for (uint32_t i = 0; i < STABLE * 7; i++) {
 			if (i % 7)
 				add(c, i);

@@ -21,8 +21,9 @@
  *	peeked	not reported, though a peek since the last pass did report it
  *
  * Where threads serve faults, a page that two of them wrote to at once is told again if the second
- * message was read before the first was served, and is looked at after the page was collected. So nothing
- * is called invented there of a unit with more than one write in the epoch before (D' - D'' > 1).
+ * message was read before the first was served, and is looked at after the page was collected: in the next
+ * epoch, or in a later one where its thread gets no CPU. So nothing is called invented there of a unit with more
+ * than one write in one of the CROWDED epochs before.
  *
  * With async tracking a page that the kernel migrates just when it is collected is told again:
  * PAGEMAP_SCAN sets the protection in the migration entry, and where that is a writable one, it is
@@ -69,12 +70,13 @@ struct part {
 /* What a collector knows of a unit; see above. before and after are of the pass that is running. */
 struct unit {
 	uint64_t done, begun, begun_first; /* D', B', B'' */
-	uint64_t done_first;		   /* D'' */
 	uint64_t moved[2]; /* pages migrated before the last pass, and the one before */
 	uint64_t calm[2];  /* disturbances over before the last pass, and the one before */
 	uint64_t before, calm_before; /* D, and disturbances over, before this pass */
-	bool reported, peeked;	      /* in the last pass, since the last pass */
-	bool hit;		      /* in this pass */
+	unsigned int
+		crowded; /* epochs from now on for which several writes in an earlier one count */
+	bool reported, peeked; /* in the last pass, since the last pass */
+	bool hit;	       /* in this pass */
 };
 
 struct trial;

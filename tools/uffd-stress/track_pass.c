@@ -12,6 +12,7 @@
 
 #define RANGES_MAX 64
 #define COMPARED 32 /* units after each pass */
+#define CROWDED 16  /* epochs; see the oracle */
 
 static char *address(const struct trial *t, size_t unit)
 {
@@ -344,8 +345,7 @@ static bool is_blurred(const struct trial *t, const struct unit *u, uint64_t sti
 	if (t->plan.events && !provable ? stirred : stirred != u->calm[1])
 		return true;
 	/* See the oracle. */
-	if ((t->plan.mode == TRACK_SYNC || t->plan.mode == TRACK_CALLER) &&
-	    u->done - u->done_first > 1)
+	if ((t->plan.mode == TRACK_SYNC || t->plan.mode == TRACK_CALLER) && u->crowded)
 		return true;
 	/* Looked at last, for it is the system's. */
 	return t->plan.mode == TRACK_ASYNC && track_migrations(t) != u->moved[1];
@@ -374,7 +374,10 @@ static bool undecided(const struct trial *t, const struct unit *u, uint64_t stir
 
 static void end_epoch(struct unit *u, uint64_t begun, uint64_t moved, bool reported)
 {
-	u->done_first = u->done;
+	if (u->before - u->done > 1)
+		u->crowded = CROWDED;
+	else if (u->crowded)
+		u->crowded--;
 	u->done = u->before;
 	u->begun_first = u->begun;
 	u->begun = begun;

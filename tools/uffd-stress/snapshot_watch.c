@@ -42,14 +42,20 @@ static int written(struct uffdwp_region *region, uint64_t addr, uint64_t len, vo
 	return 0;
 }
 
-/* Of pages that are held, because the sink is slow, nobody can tell for now: later then. */
+/*
+ * Of pages that are held, because the sink is slow, nobody can tell for now: later then. At the last nobody holds
+ * one, but who serves may get no CPU for a second.
+ */
 static void collect(struct round *r, bool last)
 {
 	struct uffdwp_track_query q = { .sz = sizeof(q), .range = written, .arg = r };
+	unsigned int tries = 0;
 	int rc;
 
 	watchdog_step("collects", atomic_load(&r->collects));
-	rc = uffdwp_track_collect(r->track, &q);
+	do
+		rc = uffdwp_track_collect(r->track, &q);
+	while (rc == -EBUSY && last && ++tries < 10);
 	if (rc && (rc != -EBUSY || last))
 		verdict_fail(&r->v, "uffdwp_track_collect: %s", strerror(-rc));
 	atomic_fetch_add(&r->collects, 1);

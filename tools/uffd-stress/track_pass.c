@@ -3,6 +3,7 @@
 #include "track.h"
 
 #include <endian.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #define RANGES_MAX 64
 #define COMPARED 32 /* units after each pass */
 #define CROWDED 16  /* epochs; see the oracle */
+#define TRIES 10    /* of a call that is busy for a second */
 
 static char *address(const struct trial *t, size_t unit)
 {
@@ -274,7 +276,8 @@ static void take_results(struct collector *c, struct query *k)
 static bool call(struct collector *c, struct query *k, bool peek)
 {
 	struct trial *t = c->t;
-	bool stops;
+	unsigned int tries = 0;
+	bool stops, again;
 	int rc;
 
 	do {
@@ -282,14 +285,16 @@ static bool call(struct collector *c, struct query *k, bool peek)
 		watchdog_step(peek ? "peeks" : "collects", k->q.resume);
 		rc = peek ? uffdwp_track_peek(t->track, &k->q)
 			  : uffdwp_track_collect(t->track, &k->q);
-		if (rc)
+		/* Who serves a page, or an event, got no CPU for a second: nothing is lost by asking again. */
+		again = rc == -EBUSY && ++tries < TRIES;
+		if (rc && !again)
 			verdict_fail(&t->v, "%s: %s", peek ? "peek" : "collect", strerror(-rc));
 		atomic_fetch_add(&t->calls, 1);
 		if (!peek)
 			c->bytes += k->q.bytes;
 		take_results(c, k);
-		stops = rc || (k->give_up && rng_below(&c->rng, 2));
-	} while (k->q.resume && !stops);
+		stops = (rc && !again) || (k->give_up && rng_below(&c->rng, 2));
+	} while ((k->q.resume || again) && !stops);
 	if (k->q.bitmap)
 		take_bitmap(c, k->q.bitmap_page);
 	return !rc && !k->q.resume;
@@ -441,6 +446,7 @@ static void reset_some(struct collector *c)
 {
 	struct trial *t = c->t;
 	struct part p = c->parts[rng_below(&c->rng, c->nparts)];
+	unsigned int tries = 0;
 	size_t i;
 	int rc;
 
@@ -449,8 +455,11 @@ static void reset_some(struct collector *c)
 	c->moved = track_migrations(c->t);
 	read_before(c, &p);
 	watchdog_step("resets", p.from);
-	rc = uffdwp_track_reset(t->track, t->regions[p.region], (uintptr_t)address(t, p.from),
-				(p.to - p.from) * t->books.unit);
+	do
+		rc = uffdwp_track_reset(t->track, t->regions[p.region],
+					(uintptr_t)address(t, p.from),
+					(p.to - p.from) * t->books.unit);
+	while (rc == -EBUSY && ++tries < TRIES);
 	if (rc)
 		verdict_fail(&t->v, "reset: %s", strerror(-rc));
 	for (i = p.from; i < p.to; i++) {

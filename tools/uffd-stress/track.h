@@ -73,10 +73,9 @@ struct unit {
 	uint64_t moved[2]; /* pages migrated before the last pass, and the one before */
 	uint64_t calm[2];  /* disturbances over before the last pass, and the one before */
 	uint64_t before, calm_before; /* D, and disturbances over, before this pass */
-	unsigned int
-		crowded; /* epochs from now on for which several writes in an earlier one count */
-	bool reported, peeked; /* in the last pass, since the last pass */
-	bool hit;	       /* in this pass */
+	unsigned int crowded;	      /* epochs left in which nothing is called invented */
+	bool reported, peeked;	      /* in the last pass, since the last pass */
+	bool hit;		      /* in this pass */
 };
 
 struct trial;

@@ -31,7 +31,8 @@ static bool is_async(const struct uffdwp_region *r)
 /* Of no page: the kernel has it together with WP_ASYNC, a filter may not. */
 __cold static int can_scan(const struct uffdwp__layer *l)
 {
-	struct uffdwp__scan a = { .size = sizeof(a), .start = l->r->addr, .end = l->r->addr };
+	uint64_t addr = uffdwp__start_of(l->r);
+	struct uffdwp__scan a = { .size = sizeof(a), .start = addr, .end = addr };
 	int n = uffdwp__sys_pagemap_scan(l->pagemap, &a);
 
 	return n == -ENOTTY ? -EOPNOTSUPP : n < 0 ? n : 0;
@@ -101,7 +102,7 @@ __cold static int make_marks(struct uffdwp__layer *l)
 	}
 	if (l->r->h->features & UFFDWP_FEATURE_EVENT_REMOVE) {
 		l->anonymous = l->r->h->source != UFFDWP_SOURCE_ADOPTED &&
-			       uffdwp__sys_is_anonymous(l->r->addr) == 1;
+			       uffdwp__sys_is_anonymous(uffdwp__start_of(l->r)) == 1;
 		l->suspects = uffdwp__sys_alloc(l->marks_size);
 		if (!l->suspects)
 			return -ENOMEM;
@@ -561,7 +562,7 @@ static int scan_once(struct scan *s, uint64_t addr, uint64_t end, uint64_t *next
 /* A process that has ended has no page tables: nothing would ever be found written. */
 static int has_memory(const struct uffdwp__layer *l)
 {
-	uint64_t entry, addr = atomic_load_explicit(&l->r->addr, memory_order_relaxed);
+	uint64_t entry, addr = uffdwp__start_of(l->r);
 	int64_t n = uffdwp__sys_pagemap_read(l->pagemap, addr, &entry, 1);
 
 	return n < 0 ? (int)n : n ? 0 : -ESRCH;

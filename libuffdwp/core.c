@@ -205,13 +205,11 @@ static struct uffdwp__table *copy_without(struct uffdwp *h, const struct uffdwp_
 void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r)
 {
 	struct uffdwp__table *t = copy_without(h, r);
-	uint64_t start = atomic_load_explicit(&r->addr, memory_order_relaxed);
+	uint64_t base = atomic_load_explicit(&r->base, memory_order_relaxed);
+	uint64_t start = base + atomic_load_explicit(&r->head, memory_order_relaxed);
+	uint64_t len = atomic_load_explicit(&r->len, memory_order_relaxed);
 
-	put(t, (struct uffdwp__entry){ .start = start,
-				       .end = start +
-					      atomic_load_explicit(&r->len, memory_order_relaxed),
-				       .base = atomic_load_explicit(&r->base, memory_order_relaxed),
-				       .r = r });
+	put(t, (struct uffdwp__entry){ .start = start, .end = start + len, .base = base, .r = r });
 	publish(h, t);
 }
 
@@ -232,7 +230,9 @@ static void set_hull(struct uffdwp_region *r, const struct uffdwp__table *t)
 		hi = max_u64(hi, t->e[i].end);
 	}
 	if (hi)
-		atomic_store_explicit(&r->addr, lo, memory_order_relaxed);
+		atomic_store_explicit(&r->head,
+				      lo - atomic_load_explicit(&r->base, memory_order_relaxed),
+				      memory_order_relaxed);
 	atomic_store_explicit(&r->len, hi ? hi - lo : 0, memory_order_relaxed);
 }
 
@@ -275,8 +275,7 @@ void uffdwp__table_move(struct uffdwp *h, struct uffdwp_region *r, uint64_t delt
 		e.base += delta;
 		put(t, e);
 	}
-	/* In this order: who is told of a page by base may use the address, and who misses it in the table has base. */
-	set_hull(r, t);
+	/* In this order: who sees base may use mem, and who misses a page in the table sees base. */
 	if (r->mem_is_addr)
 		atomic_fetch_add_explicit(&r->mem, (uintptr_t)delta, memory_order_relaxed);
 	atomic_fetch_add_explicit(&r->base, delta, memory_order_release);

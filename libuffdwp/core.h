@@ -72,10 +72,11 @@ struct uffdwp__table {
 struct uffdwp_region {
 	struct uffdwp *h;
 	/*
-	 * These change by events only, under the lock: what is left of the region, and where its
-	 * page 0 is.
+	 * These change by events only, under the lock: where its page 0 is, or was, and what is left of
+	 * it: len from base + head on. A move changes base alone, so that an address and what is at it are
+	 * never of two times.
 	 */
-	_Atomic uint64_t addr, len, base;
+	_Atomic uint64_t base, head, len;
 	_Atomic uintptr_t mem; /* of page 0; 0: can not be read directly */
 	uint64_t size;	       /* when it was added: from base on */
 	uint64_t page_size;    /* one page state stands for so much */

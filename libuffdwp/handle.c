@@ -181,7 +181,7 @@ __cold static int child_region(struct uffdwp *child, const struct uffdwp__entry 
 
 	if (!r)
 		return -ENOMEM;
-	r->addr = e->start;
+	r->head = e->start - e->base;
 	r->len = e->end - e->start;
 	uffdwp__region_link(child, r);
 	return 0;

@@ -190,7 +190,7 @@ int uffdwp__check_range(const struct uffdwp_region *r, uint64_t addr, uint64_t l
 		return err;
 	if (atomic_load_explicit(&r->gone, memory_order_relaxed))
 		return -ENOENT;
-	start = atomic_load_explicit(&r->addr, memory_order_relaxed);
+	start = uffdwp__start_of(r);
 	size = atomic_load_explicit(&r->len, memory_order_relaxed);
 	if (!len || addr < start || addr - start >= size || len > size - (addr - start))
 		return -EINVAL;

@@ -28,7 +28,7 @@ uffdwp__region_new(struct uffdwp *h, const struct uffdwp_region_opts *o, uint64_
 	if (!r)
 		return NULL;
 	r->h = h;
-	r->addr = r->base = o->addr;
+	r->base = o->addr;
 	r->len = o->len;
 	r->mem = o->mem				      ? (uintptr_t)o->mem
 		 : h->source == UFFDWP_SOURCE_ADOPTED ? 0
@@ -431,7 +431,7 @@ UFFDWP_PUBLIC struct uffdwp_region *uffdwp_region_find(struct uffdwp *h, uint64_
 
 UFFDWP_PUBLIC uint64_t uffdwp_region_addr(const struct uffdwp_region *r)
 {
-	return r ? atomic_load_explicit(&r->addr, memory_order_relaxed) : 0;
+	return r ? uffdwp__start_of(r) : 0;
 }
 
 UFFDWP_PUBLIC uint64_t uffdwp_region_len(const struct uffdwp_region *r)

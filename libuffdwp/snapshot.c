@@ -506,7 +506,7 @@ __cold static struct uffdwp_snapshot *alloc_snapshot(struct uffdwp_region *const
 __cold static void init_part(struct uffdwp_snapshot *s, size_t i, struct uffdwp_region *r)
 {
 	struct uffdwp__part *p = &s->part[i];
-	uint64_t addr = atomic_load_explicit(&r->addr, memory_order_relaxed);
+	uint64_t addr = uffdwp__start_of(r);
 	int pid = s->h->source == UFFDWP_SOURCE_ADOPTED ? s->h->pid : 0;
 
 	p->s = s;

@@ -264,7 +264,8 @@ static void check_entry(const struct uffdwp *h, const struct uffdwp__entry *e)
 	FUZZ_REQUIRE(known(h, e->r) && !e->r->gone);
 	FUZZ_REQUIRE(e->start < e->end && e->base == e->r->base);
 	FUZZ_REQUIRE(e->start - e->base <= e->r->size && e->end - e->base <= e->r->size);
-	FUZZ_REQUIRE(e->start >= e->r->addr && e->end - e->r->addr <= e->r->len);
+	FUZZ_REQUIRE(e->start - e->base >= e->r->head &&
+		     e->end - e->base - e->r->head <= e->r->len);
 	FUZZ_REQUIRE(!e->r->pages.n || e->r->pages.n << e->r->shift == e->r->size);
 }
 

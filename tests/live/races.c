@@ -319,8 +319,9 @@ static void moved_twice(struct live *t)
 		c.mem = to;
 		if (i % 2) /* straight on to the next place */
 			continue;
+		/* As soon as the region says that it is there, it can be used there. */
 		while (uffdwp_region_addr(c.r) != (uintptr_t)c.mem)
-			live_msleep(1);
+			;
 		calls = atomic_load(&c.calls);
 		protect(c.r, c.mem, 8 * PAGE);
 		for (int p = 0; p < 8; p++)

@@ -11,7 +11,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 99
 BUILD=${BUILD-build}
-seconds=2 times=10
+seconds=2 times=10 row=40
 case ${1-} in
 '') ;;
 --short) times=1 ;;
@@ -93,28 +93,35 @@ run_in() {
 	total=$((total + n))
 }
 
-# squeeze NAME MIB COMMAND...: with so much memory, so many times. Every ten seconds or so the kernel finds no page that
-# it would swap out, with swap enough, and ends the program: so it runs often, and not long; how often it was ended is told,
-# and it gets a MiB more then, up to sixteen times. Each time pages have to be swapped.
+# squeeze NAME MIB COMMAND...: with so much memory, so many times, or as often as fit into the row's time. Every ten
+# seconds or so the kernel finds no page that it would swap out, with swap enough, and ends the program: so it runs
+# often, and not long; it gets a MiB more then. Where no page was swapped, as the program did not need what it had, that
+# run does not count, and it gets four less. Both are told.
 squeeze() {
-	local name=$1 base=$2 mib rc=0 n=1 pages=0 killed=0 i again
+	local name=$1 base=$2 mib rc=0 n=0 pages=0 killed=0 idle=0 ran=0 begin=$SECONDS again
 	shift 2
-	for ((i = 0; i < times && rc == 0 && n > 0; i++)); do
+	while ((ran < times)) && { ((ran == 0)) || ((SECONDS - begin < row)); }; do
 		mib=$base
 		for ((again = 0; again <= 16; again++)); do
 			run_in "$mib" "$@"
-			[ $rc = 137 ] || break
-			killed=$((killed + 1)) mib=$((mib + 1))
+			if [ $rc = 137 ]; then
+				killed=$((killed + 1)) mib=$((mib + 1))
+			elif [ $rc = 0 ] && [ $n = 0 ]; then
+				idle=$((idle + 1)) mib=$((mib - 4)) base=$mib
+			else
+				break
+			fi
 		done
-		pages=$((pages + n))
+		if [ $rc != 0 ] || [ $n = 0 ]; then break; fi
+		ran=$((ran + 1)) pages=$((pages + n))
 	done
 	if [ $rc = 0 ] && [ $n -gt 0 ]; then
 		passed=$((passed + 1))
-		printf 'pressure: %s in %d MiB, %d times, %d pages swapped out or in: nothing lost (%d more were killed)\n' \
-			"$name" "$base" $times $pages $killed
+		printf 'pressure: %s in %d MiB, %d times, %d pages swapped out or in: nothing lost (%d more were killed, %d swapped nothing)\n' \
+			"$name" "$base" $ran $pages $killed $idle
 	else
 		failed=$((failed + 1))
-		printf 'FAIL %s in %d MiB: exit %d, %d pages swapped\n' "$name" "$mib" $rc $pages
+		printf 'FAIL %s in %d MiB: exit %d, %d pages swapped\n' "$name" "$mib" $rc $n
 		tail -n 20 "$log"
 	fi
 }
@@ -125,13 +132,13 @@ squeeze 'bounce of 48 MiB, protected' 80 "$stress" bounce --mem=anon --size=48M 
 squeeze 'shmem bounce of 48 MiB, protected' 80 "$stress" bounce --mem=shmem --size=48M --modes=random,poll+racing \
 	--duration="$seconds" --no-progress
 # Some of it is locked, and a child copies it.
-squeeze 'tracking of 24 MiB' 52 "$stress" track --mem=anon --size=24M --duration="$seconds" --no-progress
+squeeze 'tracking of 24 MiB' 48 "$stress" track --mem=anon --size=24M --duration="$seconds" --no-progress
 squeeze 'snapshots of 160 MiB' 144 "$BUILD/tests/torture/load" --only=snapshots --size=160 --seconds="$seconds"
-# With less of it swapped, these are ended more often. 64 writers that swap take a minute for two rounds.
+# With less of it swapped, these are ended more often. 64 writers that swap take a minute or two for two rounds.
 if [ $times -gt 1 ]; then
-	squeeze '32 handles on 256 MiB' 128 "$BUILD/tests/torture/load" --only=handles --size=256 --seconds="$seconds"
+	squeeze '32 handles on 128 MiB' 100 "$BUILD/tests/torture/load" --only=handles --size=128 --seconds="$seconds"
 	times=1
-	squeeze '10,000 regions of 320 MiB' 160 "$BUILD/tests/torture/load" --only=regions --size=320 --seconds=20
+	squeeze '10,000 regions of 160 MiB' 148 "$BUILD/tests/torture/load" --only=regions --size=160 --seconds="$seconds"
 fi
 
 echo "pressure: $total pages swapped out or in"

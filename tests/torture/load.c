@@ -222,7 +222,7 @@ static void regions(void)
 	size_t n = opts.brief ? 1000 : 10000, each = opts.mib ? (opts.mib << 8) / n : 4;
 	struct field d = field_make(n * each, WRITERS_MAX);
 	struct uffdwp_region **r = calloc(n, sizeof(struct uffdwp_region *));
-	uint64_t end = end_after(3, 120);
+	uint64_t end = end_after(3, 60);
 	struct uffdwp *h = live_open(UFFDWP_SERVE_THREADS, 0);
 	struct usage before;
 	struct uffdwp_stats st;

@@ -176,8 +176,8 @@ check-torture:
 
 # The long forms on this kernel.
 check-long: check-fault check-torture
-	$(BUILD)/uffd-stress track --mem=all --mode=all --duration=240 --no-progress
-	$(BUILD)/uffd-stress snapshot --mem=all --strategy=all --duration=240 --no-progress
+	$(BUILD)/uffd-stress track --mem=all --mode=all --duration=120 --no-progress
+	$(BUILD)/uffd-stress snapshot --mem=all --strategy=all --duration=120 --no-progress
 
 check-run: tests
 	$(Q)BUILD=$(BUILD) SAN=$(SAN) CC='$(CC)' tests/run.sh
@@ -222,7 +222,7 @@ help:
 	@echo '  check-kernels  the tests on kernels from 5.10 to the newest, emulated (KERNELS_ARGS=--short)'
 	@echo '  check-torture  load, and load with little memory (TORTURE_ARGS=--short)'
 	@echo '  check-fault  every system call of the library fails in turn (FAULT_ARGS=...)'
-	@echo '  check-long  these two, and writers against trackers and snapshots for eight minutes'
+	@echo '  check-long  these two, and writers against trackers and snapshots for four minutes'
 	@echo '  bench       uffd-bench: ratios to what one would write by hand (BENCH_ARGS=..., TRACK_ARGS=..., ...)'
 	@echo '  install     to $$(DESTDIR)$$(PREFIX)'
 	@echo '  uninstall   what install put there'

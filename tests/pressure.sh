@@ -138,7 +138,7 @@ squeeze 'snapshots of 160 MiB' 144 "$BUILD/tests/torture/load" --only=snapshots 
 if [ $times -gt 1 ]; then
 	squeeze '32 handles on 128 MiB' 100 "$BUILD/tests/torture/load" --only=handles --size=128 --seconds="$seconds"
 	times=1
-	squeeze '10,000 regions of 160 MiB' 148 "$BUILD/tests/torture/load" --only=regions --size=160 --seconds="$seconds"
+	squeeze '10,000 regions of 160 MiB' 144 "$BUILD/tests/torture/load" --only=regions --size=160 --seconds="$seconds"
 fi
 
 echo "pressure: $total pages swapped out or in"

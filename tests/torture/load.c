@@ -270,7 +270,7 @@ static void handles(void)
 	struct live_server server[HANDLES];
 	struct uffdwp_region *r[HANDLES];
 	struct uffdwp *h[HANDLES];
-	uint64_t end = end_after(3, 60);
+	uint64_t end = end_after(3, 30);
 	struct usage before;
 
 	for (unsigned int i = 0; i < HANDLES; i++) {

@@ -155,7 +155,7 @@ static void *look_up(void *arg)
 static void churn(struct live *t)
 {
 	struct test *c = calloc(1, sizeof(*c));
-	uint32_t rounds = live_brief() ? 2 : 30;
+	uint32_t rounds = live_brief() ? 2 : 10;
 	pthread_t readers[2];
 
 	CHECK(c);
@@ -253,7 +253,7 @@ static void split(struct live *t)
 
 static const struct live_case cases[] = {
 	{ "many", many, KINDS_NONE, 0, 30 },
-	{ "churn", churn, KINDS_NONE, 0, 30 },
+	{ "churn", churn, KINDS_NONE, 0, 60 },
 	{ "adjacent", adjacent, BIT(MEM_ANON) | BIT(MEM_SHMEM), 0, 0 },
 	{ "split", split, KINDS_ALL, 0, 0 },
 };

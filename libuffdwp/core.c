@@ -206,7 +206,7 @@ void uffdwp__table_insert(struct uffdwp *h, struct uffdwp_region *r)
 {
 	struct uffdwp__table *t = copy_without(h, r);
 	uint64_t base = atomic_load_explicit(&r->base, memory_order_relaxed);
-	uint64_t start = base + atomic_load_explicit(&r->head, memory_order_relaxed);
+	uint64_t start = uffdwp__start_of(r);
 	uint64_t len = atomic_load_explicit(&r->len, memory_order_relaxed);
 
 	put(t, (struct uffdwp__entry){ .start = start, .end = start + len, .base = base, .r = r });

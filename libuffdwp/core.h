@@ -108,6 +108,13 @@ struct uffdwp_region {
 	size_t alloc_size, zeros_size;
 };
 
+/* Where what is left of the region begins. Acquire: pairs with uffdwp__table_move(), as in uffdwp__addr_of(). */
+static inline uint64_t uffdwp__start_of(const struct uffdwp_region *r)
+{
+	return atomic_load_explicit(&r->base, memory_order_acquire) +
+	       atomic_load_explicit(&r->head, memory_order_relaxed);
+}
+
 /* Who may be using what is about to be changed; see the design. */
 struct uffdwp__readers {
 	_Atomic uint32_t phase; /* grows with every change */

@@ -52,13 +52,6 @@ void uffdwp__give_up(struct uffdwp *h, int err);
 int uffdwp__check_range(const struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);
 int uffdwp__check_pages(const struct uffdwp_region *r, uint64_t addr, uint64_t len, uint64_t *done);
 
-/* Where what is left of the region begins. Acquire: pairs with uffdwp__table_move(), as in uffdwp__addr_of(). */
-static inline uint64_t uffdwp__start_of(const struct uffdwp_region *r)
-{
-	return atomic_load_explicit(&r->base, memory_order_acquire) +
-	       atomic_load_explicit(&r->head, memory_order_relaxed);
-}
-
 static inline uint64_t uffdwp__offset_of(const struct uffdwp_region *r, uint64_t addr)
 {
 	return addr - atomic_load_explicit(&r->base, memory_order_relaxed);

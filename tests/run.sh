@@ -39,6 +39,8 @@ thread) slow=8 ;;
 esac
 slow=$((slow * ${UFFDWP_SLOWER:-1}))
 export CK_DEFAULT_TIMEOUT=20 CK_TIMEOUT_MULTIPLIER=$slow
+# A sanitizer sees at the first time what is wrong: without one all is repeated.
+[ -z "$SAN" ] || export UFFDWP_BRIEF=1
 
 rm -rf "$logs"
 mkdir -p "$logs" && logs=$(cd "$logs" && pwd) || exit 99
@@ -181,13 +183,13 @@ stress() {
 
 # Sixteen see every combination of modes.
 bounces=16 rounds=2 size=4M
-[ "$SAN" != thread ] || rounds=1 # it is many times slower, and sees a race without a second round
-[ -z "${UFFDWP_BRIEF-}" ] || bounces=4 rounds=1 size=1M
+[ -z "${UFFDWP_BRIEF-}" ] || rounds=1 size=1M
+[ -z "${UFFDWP_BRIEF-}" ] || [ -n "$SAN" ] || bounces=4
 for mem in anon thp shmem memfd-private hugetlb hugetlb-private; do
 	stress "bounce $mem" 60 bounce --mem=$mem --size=$size --bounces=$bounces
 	stress "sigbus $mem" 60 sigbus --mem=$mem --size=$size --bounces=$rounds
 	stress "events $mem" 60 events --mem=$mem --size=$size --bounces=$rounds
-	stress "track $mem" 90 track --mem=$mem --size=$size --bounces=$((rounds * 4))
+	stress "track $mem" 90 track --mem=$mem --size=$size --bounces=$((rounds * 4)) --duration=20
 	# Each of its seven ways.
 	stress "snapshot $mem" 90 snapshot --mem=$mem --size=1M --bounces=$((rounds * 7))
 done

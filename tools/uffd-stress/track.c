@@ -77,7 +77,7 @@ static void add_up(struct sum *s, const struct trial *t)
 }
 
 static int run_trial(const struct stress_opts *o, enum mem_kind kind, enum track_mode mode,
-		     struct sum *s)
+		     uint64_t end, struct sum *s)
 {
 	struct trial *t = calloc(1, sizeof(*t));
 	unsigned int nr = s->trials[mode];
@@ -89,6 +89,7 @@ static int run_trial(const struct stress_opts *o, enum mem_kind kind, enum track
 	}
 	t->o = o;
 	t->mem.fd = -1;
+	t->end = end;
 	t->plan = make_plan(o, kind, mode, nr);
 	name_trial(t, nr);
 	out_progress(o, "%s", t->v.name);
@@ -149,20 +150,31 @@ static void tell_json(const struct stress_opts *o, const char *name, const struc
 	json_end(o);
 }
 
-/* Every way of tracking in turn. One that is not possible here is tried once, and said so. */
+/* Of the time that is left, what each of so many trials may take. */
+static uint64_t share_of(uint64_t end, unsigned int trials)
+{
+	uint64_t now = now_ns();
+
+	return end == UINT64_MAX || now >= end ? end : now + (end - now) / trials;
+}
+
+/*
+ * Every way of tracking in turn, and at least once: where time is short trials are cut, not ways.
+ * One that is not possible here is tried once, and said so.
+ */
 static int run_modes(const struct stress_opts *o, enum mem_kind kind, uint64_t end, struct sum *s)
 {
-	unsigned int modes = o->track_modes, n = 0, m;
-	unsigned int limit = o->bounces	   ? o->bounces
-			     : o->duration ? UINT32_MAX
-					   : 2 * (unsigned int)__builtin_popcount(modes);
+	unsigned int modes = o->track_modes, n = 0, m,
+		     all = (unsigned int)__builtin_popcount(modes);
+	unsigned int limit = o->bounces ? o->bounces : o->duration ? UINT32_MAX : 2 * all;
 	int rc = EXIT_PASS, one;
 
-	while (modes && n < limit) {
-		for (m = 0; m < TRACK_MODES && n < limit && (!n || now_ns() < end); m++) {
+	while (modes && n < limit && (n < all || now_ns() < end)) {
+		for (m = 0; m < TRACK_MODES && n < limit && (n < all || now_ns() < end); m++) {
 			if (!(modes & 1u << m))
 				continue;
-			one = run_trial(o, kind, (enum track_mode)m, s);
+			one = run_trial(o, kind, (enum track_mode)m,
+					share_of(end, o->bounces ? limit - n : all - n % all), s);
 			n++;
 			rc = exit_worse(rc, one);
 			if (one == EXIT_UNSUPPORTED)
@@ -170,8 +182,6 @@ static int run_modes(const struct stress_opts *o, enum mem_kind kind, uint64_t e
 			else if (one)
 				return rc;
 		}
-		if (now_ns() >= end)
-			break;
 	}
 	return rc;
 }

@@ -124,6 +124,7 @@ struct trial {
 	struct collector collectors[COLLECTORS_MAX];
 	struct unit *units;
 	char *replica;
+	uint64_t end;	   /* monotonic ns: passes behind the fourth begin before it */
 	_Atomic bool last; /* nobody writes any more: collect once more */
 	_Atomic uint64_t passes, calls, reported;
 };

@@ -15,6 +15,7 @@
 #include <time.h>
 
 #define HUGE_SIZE ((size_t)2 << 20)
+#define PASSES_LEAST 4
 #define KHUGEPAGED "/sys/kernel/mm/transparent_hugepage/khugepaged/"
 
 /* ---- Set-up ---- */
@@ -192,7 +193,7 @@ static void *collect_on(void *arg)
 	unsigned int i;
 
 	watchdog_enter("collector", c->index);
-	for (i = 0; i < c->t->plan.passes; i++) {
+	for (i = 0; i < c->t->plan.passes && (i < PASSES_LEAST || now_ns() < c->t->end); i++) {
 		track_pass(c, false);
 		watchdog_step("rests", i);
 		nap(rng_below(&c->rng, 3000000));

@@ -167,14 +167,15 @@ static int run_modes(const struct stress_opts *o, enum mem_kind kind, uint64_t e
 	unsigned int modes = o->track_modes, n = 0, m,
 		     all = (unsigned int)__builtin_popcount(modes);
 	unsigned int limit = o->bounces ? o->bounces : o->duration ? UINT32_MAX : 2 * all;
+	unsigned int trials; /* share the time that is left */
 	int rc = EXIT_PASS, one;
 
 	while (modes && n < limit && (n < all || now_ns() < end)) {
 		for (m = 0; m < TRACK_MODES && n < limit && (n < all || now_ns() < end); m++) {
 			if (!(modes & 1u << m))
 				continue;
-			one = run_trial(o, kind, (enum track_mode)m,
-					share_of(end, o->bounces ? limit - n : all - n % all), s);
+			trials = o->bounces ? limit - n : n < all ? all - n : 1;
+			one = run_trial(o, kind, (enum track_mode)m, share_of(end, trials), s);
 			n++;
 			rc = exit_worse(rc, one);
 			if (one == EXIT_UNSUPPORTED)

@@ -242,7 +242,7 @@ static void spin_until(const _Atomic int *v, int want)
 		sched_yield();
 }
 
-/* Lets the other thread fault on the page before it is released. */
+/* Lets the other thread fault on the page before it is released, where a fault takes 50 us too. */
 static int let_in(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
 {
 	struct contest *c = ctx;
@@ -250,7 +250,7 @@ static int let_in(struct uffdwp_region *r, const struct uffdwp_fault *f, void *c
 	(void)r;
 	(void)f;
 	spin_until(&c->coming, atomic_fetch_add(&c->inside, 1) + 1);
-	for (volatile int i = 0; i < 5000; i++)
+	for (volatile int i = 0; i < 400000; i++)
 		;
 	return 0;
 }

@@ -116,6 +116,17 @@ indent() {
 	sed 's/^/     | /'
 }
 
+# ends HEAD TAIL: the first lines say what was wrong, the last how it ended.
+ends() {
+	awk -v head="$1" -v tail="$2" 'NR <= head { print; next } { line[NR % tail] = $0 }
+		END {
+			if (NR > head + tail)
+				print "[... " NR - head - tail " lines]"
+			for (i = NR - head > tail ? NR - tail + 1 : head + 1; i <= NR; i++)
+				print line[i % tail]
+		}'
+}
+
 # run NAME SECONDS COMMAND...: one program.
 run() {
 	local name=$1 limit=$(($2 * slow)) log rc reports why p f s began=$SECONDS
@@ -142,7 +153,7 @@ run() {
 		printf 'FAIL %-34s %d passed, %d failed, %d skipped, exit %d' "$name" "$p" "$f" "$s" "$rc"
 		[ "$rc" != 124 ] && [ "$rc" != 137 ] || printf ' (after %d s)' "$limit"
 		printf '\n'
-		grep -avE '^(pass|skip|  skipped:) ' "$log" | tail -n 150 | indent
+		grep -avE '^(pass|skip|  skipped:) ' "$log" | ends 60 120 | indent
 		[ -z "$reports" ] || head -n 80 <<<"$reports" | indent
 	else
 		printf 'ok   %-34s %d passed, %d skipped, %d s\n' "$name" "$p" "$s" $((SECONDS - began))

@@ -32,6 +32,9 @@ struct run {
 	bool no_thp;  /* transparent huge pages are switched off */
 	unsigned int count[PROBE_ERROR + 1];
 	struct probe_outcome *out; /* shared with the checks, by kind */
+	FILE *bad;		   /* a line for each check that failed */
+	char *bad_text;
+	size_t bad_size;
 };
 
 static const char *const words[] = {
@@ -94,6 +97,9 @@ static void check(struct run *r, const struct probe_row *row, enum mem_kind kind
 		probe_run_row(row, kind, out);
 	}
 	r->count[atomic_load(&out->verdict)]++;
+	if (atomic_load(&out->verdict) >= PROBE_FAIL)
+		fprintf(r->bad, "%s %s%s%s: %s\n", words[atomic_load(&out->verdict)], row->id,
+			row->kinds ? " on " : "", row->kinds ? mem_name(kind) : "", out->text);
 }
 
 /* ---- Output ---- */
@@ -256,6 +262,8 @@ static int conclude(const struct run *r)
 	out_say(r->o, "\nprobe: Linux %s: %u checks: %u PASS, %u FAIL, %u unsupported, %u ERROR\n",
 		u.release, checks, n[PROBE_PASS], n[PROBE_FAIL], n[PROBE_UNSUPPORTED],
 		n[PROBE_ERROR]);
+	if (r->bad_size)
+		out_say(r->o, "%s", r->bad_text);
 	if (!checks) {
 		out_fail("probe: no row has an id that begins so; see --list");
 		return EXIT_MISUSE;
@@ -286,7 +294,8 @@ static int prepare(struct run *r)
 	r->no_thp = thp_is_off();
 	r->out = mmap(NULL, MEM_KINDS * sizeof(*r->out), PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (r->out != MAP_FAILED)
+	r->bad = open_memstream(&r->bad_text, &r->bad_size);
+	if (r->out != MAP_FAILED && r->bad)
 		return 0;
 	out_fail("probe: out of memory");
 	return -1;
@@ -308,7 +317,9 @@ int probe_run(const struct stress_opts *o)
 	watchdog_stop();
 	for (i = 0; i < N_GROUPS; i++)
 		run_group(&r, groups[i]);
+	fclose(r.bad);
 	ret = conclude(&r);
+	free(r.bad_text);
 	munmap(r.out, MEM_KINDS * sizeof(*r.out));
 	return ret;
 }

@@ -28,6 +28,9 @@
 #define PROBE_SMALL (PROBE_ANON | PROBE_SHMEM | PROBE_PRIVATE)
 #define PROBE_ALL (PROBE_ANON | PROBE_FILES)
 
+/* How long what has to happen may take, on a machine that has other work. */
+#define PROBE_WAIT_MS 4000
+
 /* What a check gets; many need neither. */
 #define PROBE_ARGS                                           \
 	const struct probe_row *row __attribute__((unused)), \
@@ -92,9 +95,9 @@ pid_t probe_fork(void);
  * library's holds malloc's locks meanwhile.
  */
 pid_t probe_fork_bare(void);
-/* Its exit status within two seconds, or the row fails. */
+/* Its exit status within PROBE_WAIT_MS, or the row fails. */
 int probe_reap(pid_t pid);
-/* Whether it ends within two seconds, and how. */
+/* Whether it ends within PROBE_WAIT_MS, and how. */
 bool probe_ends(pid_t pid, int *status);
 
 /* ---- userfaultfd (probe_uffd.c) --------------------------------------- */
@@ -214,12 +217,12 @@ struct probe_job *probe_fork_job(const void *addr);
 struct probe_job *probe_call(long nr, long a, long b, long c, long d, long e);
 struct probe_job *probe_madvise(const void *addr, size_t len, int advice);
 
-/* It must end within two seconds; returns its value. */
+/* It must end within PROBE_WAIT_MS; returns its value. */
 long probe_done(struct probe_job *job);
 bool probe_is_done(struct probe_job *job, int ms);
 /* It must sleep, and go on sleeping. */
 void probe_sleeps(struct probe_job *job);
-/* Whether it is busy, and not done, for a while. */
+/* Whether it is busy, and not done: false once it is done, or gets no CPU time for PROBE_WAIT_MS. */
 bool probe_spins(struct probe_job *job);
 
 void probe_nap(int ms);

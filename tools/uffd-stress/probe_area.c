@@ -124,7 +124,7 @@ void probe_escapes(const struct probe_area *a, size_t i)
 {
 	struct probe_job *w = probe_write(probe_at(a, i));
 
-	PROBE_CHECK(probe_is_done(w, 2000), "the write to page %zu was caught", i);
+	PROBE_CHECK(probe_is_done(w, PROBE_WAIT_MS), "the write to page %zu was caught", i);
 	probe_done(w);
 	probe_silent(a->fd);
 	PROBE_CHECK(probe_get(probe_at(a, i)) == PROBE_NEW, "the write is lost");

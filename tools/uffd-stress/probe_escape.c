@@ -144,7 +144,7 @@ static void uring_pin_later(PROBE_ARGS)
 	probe_arm(&a, kind, 1, 0);
 	j = probe_start(do_pin, (long)a.p, (long)a.page);
 	p.fd = a.fd;
-	if (!poll(&p, 1, 2000))
+	if (!poll(&p, 1, PROBE_WAIT_MS))
 		probe_fail("no message came, and registering gave %ld", probe_done(j));
 	probe_fault_message(a.fd, a.p, PROBE_WP_FLAGS);
 	probe_release_range(a.fd, a.p, a.page);

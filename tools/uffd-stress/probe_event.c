@@ -106,7 +106,7 @@ static void proc_syscall(PROBE_ARGS)
 
 static void no_event(const struct probe_area *a, struct probe_job *j, const char *what)
 {
-	PROBE_CHECK(probe_is_done(j, 2000), "%s waits for an event to be read", what);
+	PROBE_CHECK(probe_is_done(j, PROBE_WAIT_MS), "%s waits for an event to be read", what);
 	if (j->ret == -EINVAL || j->ret == -EOPNOTSUPP)
 		probe_unsupported("%s: %s", what, strerror((int)-j->ret));
 	PROBE_CHECK(j->ret >= 0, "%s: %s", what, strerror((int)-j->ret));

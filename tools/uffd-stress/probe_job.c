@@ -151,7 +151,7 @@ bool probe_is_done(struct probe_job *job, int ms)
 
 long probe_done(struct probe_job *job)
 {
-	PROBE_CHECK(probe_is_done(job, 2000), "a thread that should have gone on still sleeps");
+	PROBE_CHECK(probe_is_done(job, PROBE_WAIT_MS), "a thread that should have gone on still sleeps");
 	return job->ret;
 }
 
@@ -174,7 +174,7 @@ void probe_sleeps(struct probe_job *job)
 {
 	int i;
 
-	for (i = 0; i < 2000 && thread_state(job->tid) == 'R'; i++)
+	for (i = 0; i < PROBE_WAIT_MS && thread_state(job->tid) == 'R'; i++)
 		probe_nap(1);
 	probe_nap(NAP_MS);
 	PROBE_CHECK(!probe_is_done(job, 0), "a thread that should sleep went on");
@@ -196,7 +196,7 @@ bool probe_spins(struct probe_job *job)
 	uint64_t from = cpu_ns(job);
 	int i;
 
-	for (i = 0; i < 100 && !probe_is_done(job, 0); i++) {
+	for (i = 0; i < PROBE_WAIT_MS / 5 && !probe_is_done(job, 0); i++) {
 		if (cpu_ns(job) >= from + SPIN_NS)
 			return true;
 		probe_nap(5);

@@ -181,7 +181,7 @@ static void pending_event(PROBE_ARGS)
 	probe_expect_err(probe_wp(a.fd, probe_at(&a, 2), a.page, 0), -EAGAIN, "unprotecting");
 	probe_expect_err(probe_copy(a.fd, copy.p, probe_source(&copy, 1), copy.page, 0, NULL),
 			 -EAGAIN, "UFFDIO_COPY");
-	PROBE_CHECK(probe_message(a.fd, &msg, 2000), "no event came");
+	PROBE_CHECK(probe_message(a.fd, &msg, PROBE_WAIT_MS), "no event came");
 	probe_done(j);
 	for (i = 0; i < 1000 && err == -EAGAIN; i++)
 		err = probe_wp(a.fd, probe_at(&a, 2), a.page, WP);

@@ -105,7 +105,7 @@ pid_t probe_fork_bare(void)
 
 bool probe_ends(pid_t pid, int *status)
 {
-	return wait_for(pid, 2000, status);
+	return wait_for(pid, PROBE_WAIT_MS, status);
 }
 
 int probe_reap(pid_t pid)

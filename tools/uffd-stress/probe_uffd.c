@@ -184,7 +184,7 @@ bool probe_message(int fd, struct uffd_msg *msg, int ms)
 
 void probe_event_message(int fd, struct uffd_msg *msg, uint8_t event)
 {
-	PROBE_CHECK(probe_message(fd, msg, 2000), "no message came, expected event 0x%x", event);
+	PROBE_CHECK(probe_message(fd, msg, PROBE_WAIT_MS), "no message came, expected event 0x%x", event);
 	PROBE_CHECK(msg->event == event, "the message is event 0x%x, expected 0x%x", msg->event,
 		    event);
 }
@@ -203,7 +203,7 @@ void probe_fault_message(int fd, const void *addr, uint64_t flags)
 
 void probe_pending(int fd)
 {
-	PROBE_CHECK(readable(fd, 2000), "no message came");
+	PROBE_CHECK(readable(fd, PROBE_WAIT_MS), "no message came");
 }
 
 void probe_silent(int fd)

@@ -316,11 +316,12 @@ static int sweep_one(struct uffdwp_region *r, uint64_t i, uint64_t end, struct u
 	uffdwp__leave(r->h, phase);
 	*next = err < 0 ? i : i + n;
 	if (err < 0) {
-		if (err == -ESRCH || !uffdwp__wait_busy(w))
+		if (err == -ESRCH || !uffdwp__wait_page(r->h, w, UFFDWP__BUSY_NS))
 			return err;
 	} else if (n) {
 		w->count = 0;
-	} else if (uffdwp__pages_get(&r->pages, i) >= UFFDWP__BUSY && !uffdwp__wait_busy(w)) {
+	} else if (uffdwp__pages_get(&r->pages, i) >= UFFDWP__BUSY &&
+		   !uffdwp__wait_page(r->h, w, UFFDWP__BUSY_NS)) {
 		return -EBUSY;
 	}
 	return uffdwp__error(r->h) ? -ECANCELED : 0;

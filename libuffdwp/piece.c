@@ -11,7 +11,8 @@
 #include "util.h"
 
 #define EAGAIN_NS UINT64_C(5000000000)
-#define AT_ONCE 256 /* tries between two reads */
+#define AT_ONCE 256   /* tries between two reads */
+#define READ_EVERY 32 /* the same, of who waits for a page */
 
 /* ---- Waiting for something that another thread does, but not for ever ---- */
 
@@ -40,9 +41,15 @@ bool uffdwp__wait_events(struct uffdwp *h, struct uffdwp__wait *w)
 	return uffdwp__wait(w, EAGAIN_NS);
 }
 
-bool uffdwp__wait_busy(struct uffdwp__wait *w)
+/*
+ * Who has the page, as a discard, may be waiting for an event to be read, and nobody else be there to read it. Which
+ * lets it go on; the event is carried out by who serves next.
+ */
+bool uffdwp__wait_page(struct uffdwp *h, struct uffdwp__wait *w, uint64_t limit)
 {
-	return uffdwp__wait(w, UFFDWP__BUSY_NS);
+	if (w->tries++ % READ_EVERY == READ_EVERY - 1)
+		uffdwp__stash_fill(h);
+	return uffdwp__wait(w, limit);
 }
 
 /* ---- Protection without states ---- */
@@ -239,7 +246,7 @@ int uffdwp__piece_lock(struct uffdwp__piece *p, struct uffdwp_region *r, uint64_
 	struct uffdwp__wait w = { 0 };
 
 	while (!lock_some(p, r, addr, len))
-		if (!uffdwp__wait(&w, limit))
+		if (!uffdwp__wait_page(r->h, &w, limit))
 			return -EBUSY;
 	return p->n ? 0 : -ENOENT;
 }

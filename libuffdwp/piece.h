@@ -29,8 +29,8 @@ bool uffdwp__wait(struct uffdwp__wait *w, uint64_t limit);
  */
 bool uffdwp__wait_events(struct uffdwp *h, struct uffdwp__wait *w);
 
-/* A page that stays BUSY. False after a second. */
-bool uffdwp__wait_busy(struct uffdwp__wait *w);
+/* A page that stays BUSY. Reads events, which who has it may wait for. False when the limit, in ns, is over. */
+bool uffdwp__wait_page(struct uffdwp *h, struct uffdwp__wait *w, uint64_t limit);
 
 /* Protects or unprotects without looking at states; *done bytes. Waits for events to be read. */
 int uffdwp__writeprotect(struct uffdwp *h, uint64_t addr, uint64_t len, uint64_t page, bool on,

@@ -191,7 +191,7 @@ __cold static bool moved_on(struct uffdwp *h, uint32_t before)
 	if (now == before)
 		return false;
 	while (!uffdwp__events_reached(h, now))
-		if (!uffdwp__wait_busy(&w))
+		if (!uffdwp__wait(&w, UFFDWP__BUSY_NS))
 			return false;
 	return true;
 }

@@ -46,6 +46,7 @@ kept="tests/live/missing kept/threads"
 absent="tests/live/track_snapshot granule-absent"
 loser="tests/live/sigbus loser"
 flight="tests/live/events missing-in-flight write-in-flight sweep-in-flight"
+removes="tests/live/discard while-missing"
 older="tests/live/fallback no-wp-bit no-seams"
 holes="track --mem=shmem,hugetlb-private --mode=async --size=8M --bounces=12 --duration=30 --watchdog=8"
 
@@ -104,6 +105,7 @@ protected-again|libuffdwp/call.c|announced|protecting for one layer hides discar
 peek-takes|libuffdwp/collect.c|async|a peek takes the marks of the kernel|s/^\tif (s->take)$/\tif (1)/
 no-hold|libuffdwp/snapshot_save.c|sinks|who finds staging full is not held|s/^\t\thold(p, first, n);/\t\treturn 0;/
 handle-error|libuffdwp/snapshot_cow.c|ends|the error of the handle is not the verdict|s/err ? UFFDWP_SNAPSHOT_FAILED : UFFDWP_SNAPSHOT_CANCELLED,/UFFDWP_SNAPSHOT_CANCELLED,/
+kept-discard|libuffdwp/piece.c|removes|who waits for a page reads no event, which who has it waits for|s/^\t\tuffdwp__stash_fill(h);/\t\t;/
 kept-page|libuffdwp/fault.c|kept|a page that somebody keeps is an error|s/\&\& again < KEPT_TRIES/\&\& again < 0/
 losers|libuffdwp/piece.c|loser|an access in vain counts, whatever was protected since|s/atomic_fetch_add_explicit(&r->protections, 1/atomic_fetch_add_explicit(\&r->protections, 0/
 granule-absent|libuffdwp/fault.c|absent|a granule is saved whose pages may be missing|s/ \&\& !reads_absent(r))/ \&\& (!reads_absent(r) || 1))/
@@ -169,6 +171,7 @@ command_of() {
 	absent) echo "$absent" ;;
 	loser) echo "$loser" ;;
 	flight) echo "$flight" ;;
+	removes) echo "$removes" ;;
 	older) echo "$older" ;;
 	announced) echo "$announced" ;;
 	cow) echo "$cow" ;;
@@ -216,7 +219,7 @@ done
 cp -R "$here/Makefile" "$here/include" "$here/libuffdwp" "$here/tools" \
 	"$here/tests" "$work/" || exit 99
 for command in bounce shmem racing signals sigbus events async marks holes discards granules both \
-	stops lost sinks ends spared announced edges kept absent loser flight older cow precopy; do
+	stops lost sinks ends spared announced edges kept absent loser flight removes older cow precopy; do
 	make_tool unmutated "$command"
 	# shellcheck disable=SC2046
 	run_tool $(command_of "$command")

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Discards go through the library and save first: a protected page's content reaches the write
- * operation before it is gone, by either way of discarding, also while threads write.
+ * operation before it is gone, by either way of discarding, also while threads write or pages are placed.
  */
 #include "../common/live.h"
 
@@ -168,6 +168,50 @@ static void with_writers(struct live *t)
 }
 
 #define REMOVE UFFDWP_FEATURE_EVENT_REMOVE
+#define READERS 2
+#define ROUNDS 100
+
+static void *read_on(void *arg)
+{
+	struct test *c = arg;
+	uint64_t rnd = (uintptr_t)&rnd;
+
+	while (!atomic_load(&c->stop))
+		(void)live_load(c->t->mem.addr + live_random(&rnd) % c->t->pages * c->t->page);
+	return NULL;
+}
+
+/*
+ * The discard has the pages, and goes on when its event is read: by the one thread that serves, which is asked to place
+ * one of them.
+ */
+static void while_missing(struct live *t)
+{
+	bool shared = t->mem.kind == MEM_SHMEM || t->mem.kind == MEM_HUGETLB_SHARED;
+	struct uffdwp_opts o = { .sz = sizeof(o), .serve = UFFDWP_SERVE_THREADS, .threads = 1 };
+	uint64_t addr = (uintptr_t)t->mem.addr;
+	struct test c = { .t = t };
+	struct uffdwp_region *r;
+	pthread_t reader[READERS];
+	struct uffdwp *h;
+
+	o.required = REMOVE | mem_wp_features(t->mem.kind) | mem_missing_features(t->mem.kind);
+	h = live_open_opts(&o);
+	r = live_region(t, h, UFFDWP_MODE_WP | UFFDWP_MODE_MISSING, 1, NULL, NULL);
+	for (int i = 0; i < READERS; i++)
+		live_thread(&reader[i], read_on, &c);
+	for (int i = 0; i < ROUNDS; i++)
+		CHECK_EQ(uffdwp_discard(r, addr, t->mem.size,
+					shared ? UFFDWP_DISCARD_REMOVE : UFFDWP_DISCARD_DONTNEED,
+					NULL),
+			 0);
+	atomic_store(&c.stop, 1);
+	for (int i = 0; i < READERS; i++)
+		live_join(reader[i]);
+	CHECK_EQ(uffdwp_error(h), 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
 static const struct live_case cases[] = {
 	{ "dontneed", dontneed, KINDS_ALL, 0, 0 },
 	{ "dontneed/event", dontneed_event, KINDS_ALL, REMOVE, 0 },
@@ -175,6 +219,7 @@ static const struct live_case cases[] = {
 	{ "remove/event", removed_event, KINDS_SHARED, REMOVE, 0 },
 	{ "impossible", impossible, KINDS_ANON, 0, 0 },
 	{ "with-writers", with_writers, KINDS_ALL, 0, 0 },
+	{ "while-missing", while_missing, KINDS_ALL, REMOVE, 0 },
 };
 
 LIVE_MAIN(cases)

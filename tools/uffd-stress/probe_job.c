@@ -151,7 +151,8 @@ bool probe_is_done(struct probe_job *job, int ms)
 
 long probe_done(struct probe_job *job)
 {
-	PROBE_CHECK(probe_is_done(job, PROBE_WAIT_MS), "a thread that should have gone on still sleeps");
+	PROBE_CHECK(probe_is_done(job, PROBE_WAIT_MS),
+		    "a thread that should have gone on still sleeps");
 	return job->ret;
 }
 

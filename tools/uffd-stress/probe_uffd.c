@@ -184,7 +184,8 @@ bool probe_message(int fd, struct uffd_msg *msg, int ms)
 
 void probe_event_message(int fd, struct uffd_msg *msg, uint8_t event)
 {
-	PROBE_CHECK(probe_message(fd, msg, PROBE_WAIT_MS), "no message came, expected event 0x%x", event);
+	PROBE_CHECK(probe_message(fd, msg, PROBE_WAIT_MS), "no message came, expected event 0x%x",
+		    event);
 	PROBE_CHECK(msg->event == event, "the message is event 0x%x, expected 0x%x", msg->event,
 		    event);
 }

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #define SLOTS 256
+#define SECOND UINT64_C(1000000000)
 
 struct slot {
 	_Atomic(const char *) name; /* NULL: free */
@@ -41,11 +42,30 @@ struct slot {
 
 static struct slot slots[SLOTS];
 static _Thread_local struct slot *mine;
+
+/*
+ * The time of one who looks several times a second. Where the whole machine stood still in between, as a virtual one
+ * that is suspended and resumed, no thread hung: that is a second at most.
+ */
+struct lived {
+	uint64_t last, ns;
+};
+
+static uint64_t live_on(struct lived *l)
+{
+	uint64_t now = now_ns(), gone = l->last ? now - l->last : 0;
+
+	l->last = now;
+	l->ns += gone < SECOND ? gone : SECOND;
+	return l->ns;
+}
+
 static struct {
 	pthread_t thread;
 	unsigned int stall;
 	int stop;
 	pid_t pid; /* who started it */
+	struct lived age;
 	_Atomic(const char *) about;
 } dog = { .stop = -1 };
 
@@ -176,17 +196,36 @@ static bool hangs(struct slot *s, uint64_t now)
 		s->seen_at = now;
 		return false;
 	}
-	return now - s->seen_at > dog.stall * UINT64_C(1000000000);
+	return now - s->seen_at > dog.stall * SECOND;
+}
+
+/* In one line, for who sees little of the report. */
+static void say_others(const struct slot *s)
+{
+	char text[1024] = "";
+	size_t n = 0;
+	int i;
+
+	for (i = 0; i < SLOTS && n < sizeof(text); i++) {
+		if (&slots[i] != s && atomic_load(&slots[i].name))
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s %u %s",
+					      n ? ", " : "", atomic_load(&slots[i].name),
+					      atomic_load(&slots[i].index),
+					      atomic_load(&slots[i].text));
+	}
+	out_fail("the others: %s", n ? text : "none");
 }
 
 static void bite(const struct slot *s)
 {
 	const char *about = atomic_load(&dog.about);
 
-	out_fail("no step for %u seconds, a thread hangs:", dog.stall);
+	out_fail("no step for %u seconds, a thread hangs: %s %u: %s (%" PRIu64 ")", dog.stall,
+		 atomic_load(&s->name), atomic_load(&s->index), atomic_load(&s->text),
+		 atomic_load(&s->arg));
 	if (about)
 		out_fail("%s", about);
-	print_slot(s);
+	say_others(s);
 	watchdog_report(0);
 	mem_hugepages_restore();
 	/* Neither exit() nor a sanitizer's _exit(): what they would wait for may be what hangs. */
@@ -196,11 +235,13 @@ static void bite(const struct slot *s)
 static void *watch(void *arg)
 {
 	struct pollfd p = { .fd = dog.stop, .events = POLLIN };
+	uint64_t now;
 	int i;
 
 	while (poll(&p, 1, 250) <= 0) {
+		now = live_on(&dog.age);
 		for (i = 0; i < SLOTS; i++) {
-			if (hangs(&slots[i], now_ns()))
+			if (hangs(&slots[i], now))
 				bite(&slots[i]);
 		}
 	}
@@ -309,7 +350,7 @@ pid_t watchdog_fork(void)
 
 int watchdog_child(pid_t pid)
 {
-	uint64_t end = now_ns() + dog.stall * UINT64_C(1000000000);
+	struct lived age = { 0 };
 	const struct timespec tick = { 0, 2000000 };
 	int status;
 	pid_t got;
@@ -319,7 +360,7 @@ int watchdog_child(pid_t pid)
 		got = waitpid(pid, &status, WNOHANG);
 		if (got == pid || (got < 0 && errno != EINTR))
 			break;
-		if (now_ns() > end) {
+		if (live_on(&age) > dog.stall * SECOND) {
 			out_fail("child %d has not ended within %u seconds:", (int)pid, dog.stall);
 			watchdog_report(pid);
 			kill(pid, SIGKILL);

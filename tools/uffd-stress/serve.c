@@ -60,19 +60,21 @@ static bool wait_by_poll(struct server *s)
  */
 static void *handler(void *arg)
 {
+	const struct timespec tick = { 0, 1000000 };
 	struct server *s = arg;
-	int rc = s->sandboxed ? sandbox_enter(sandbox | SANDBOX_LOOP) : 0;
+	int rc = s->sandboxed ? sandbox_enter(sandbox | SANDBOX_LOOP) : 0, err;
 
 	if (rc)
 		atomic_store(&s->error, rc);
 	while (!rc && !atomic_load(&s->stopping)) {
 		if (s->poll && !wait_by_poll(s))
 			break;
-		rc = uffdwp_dispatch(s->h);
-		if (rc < 0)
-			atomic_store(&s->error, rc);
-		else
-			rc = 0;
+		err = uffdwp_dispatch(s->h);
+		if (err >= 0)
+			continue;
+		/* It is told at the end; until then it has served all the same, and nobody stays asleep. */
+		atomic_store(&s->error, err);
+		nanosleep(&tick, NULL);
 	}
 	return NULL;
 }

@@ -172,7 +172,7 @@ int server_start(struct server *s, const struct stress_opts *o, enum mem_kind ki
 		 bool by_poll, const struct uffdwp_opts *more)
 {
 	struct uffdwp_opts opts = { .sz = sizeof(opts) };
-	unsigned int n = server_threads(o);
+	unsigned int n = more && more->threads && !o->handlers ? more->threads : server_threads(o);
 	char reason[256] = "";
 	int err;
 

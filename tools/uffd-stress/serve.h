@@ -29,8 +29,8 @@ struct server {
 unsigned int server_threads(const struct stress_opts *o);
 
 /*
- * Opens a handle for the memory kind and starts what serves it. features are required besides those
- * of the memory. EXIT_PASS, EXIT_UNSUPPORTED or EXIT_HARNESS, with a message.
+ * Opens a handle for the memory kind and starts what serves it. more: the features that are required besides those
+ * of the memory; threads counts unless --handlers says how many serve. EXIT_PASS, EXIT_UNSUPPORTED or EXIT_HARNESS, with a message.
  */
 int server_start(struct server *s, const struct stress_opts *o, enum mem_kind kind, uint32_t serve,
 		 bool by_poll, const struct uffdwp_opts *more);

@@ -90,6 +90,7 @@ struct plan {
 	bool track;   /* a tracker besides */
 	bool wild;    /* a part of each area is wild */
 	bool swap, zram;
+	bool alone;	       /* one thread serves, if nobody says how many */
 	unsigned int populate; /* of 4 parts of the memory, how many are there at first */
 	unsigned int acts;     /* of the disturber, bit mask of enum act, */
 	unsigned int others;   /* and of enum disturbance */

@@ -136,6 +136,7 @@ struct plan make_plan(const struct stress_opts *o, enum mem_kind kind, enum way 
 						   BIT(DISTURB_FORK) | BIT(DISTURB_COMPACT));
 	if (p.swap)
 		p.others |= BIT(DISTURB_SWAP);
+	p.alone = one_in(&rng, 3);
 	return p;
 }
 
@@ -148,11 +149,12 @@ void plan_print(const struct plan *p, char *buf, size_t size)
 	for (i = 0; i < p->areas; i++)
 		n += (size_t)snprintf(areas + n, sizeof(areas) - n, "%s%s:%zuK", i ? "," : "",
 				      mem_name(p->kinds[i]), p->sizes[i] >> 10);
-	snprintf(buf, size, "areas %s, populated %u/4, %u writers, acts %#x+%#x%s%s%s%s%s%s%s%s",
+	snprintf(buf, size, "areas %s, populated %u/4, %u writers, acts %#x+%#x%s%s%s%s%s%s%s%s%s",
 		 areas, p->populate, p->scribes, p->acts, p->others, p->hostile ? ", hostile" : "",
 		 p->huge ? ", huge" : "", p->missing ? ", missing" : "",
 		 p->removes ? ", removes" : "", p->moves ? ", moves" : "",
-		 p->track ? ", track" : "", p->wild ? ", wild" : "", p->swap ? ", swap" : "");
+		 p->track ? ", track" : "", p->wild ? ", wild" : "", p->swap ? ", swap" : "",
+		 p->alone ? ", one serves" : "");
 }
 
 /* ---- A lap ---- */

@@ -17,6 +17,7 @@ static int open_handle(struct round *r)
 	struct uffdwp_opts more = {
 		.sz = sizeof(more),
 		.faults = serve == UFFDWP_SERVE_SIGBUS ? UFFDWP_FAULTS_USER : UFFDWP_FAULTS_KERNEL,
+		.threads = p->alone,
 	};
 	unsigned int i;
 

@@ -49,6 +49,7 @@ static struct track_plan make_plan(const struct stress_opts *o, enum mem_kind ki
 	p.events = mode != TRACK_SIGBUS && rng_below(&rng, 3) == 0;
 	p.swap = !hugetlb && rng_below(&rng, 4) == 0;
 	p.zram = rng_below(&rng, 2);
+	p.alone = rng_below(&rng, 3) == 0;
 	return p;
 }
 
@@ -56,8 +57,9 @@ static void name_trial(struct trial *t, unsigned int nr)
 {
 	const struct track_plan *p = &t->plan;
 
-	snprintf(t->v.name, sizeof(t->v.name), "%s %s trial %u%s%s", mem_name(p->kind),
-		 track_mode_name(p->mode), nr, p->events ? " events" : "", p->swap ? " swap" : "");
+	snprintf(t->v.name, sizeof(t->v.name), "%s %s trial %u%s%s%s", mem_name(p->kind),
+		 track_mode_name(p->mode), nr, p->events ? " events" : "", p->swap ? " swap" : "",
+		 p->alone ? " one serves" : "");
 }
 
 /* ---- One memory type ---- */

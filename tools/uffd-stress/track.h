@@ -106,6 +106,7 @@ struct track_plan {
 	unsigned int populate; /* of 4 parts of the memory, how many are there at the start */
 	bool events;	       /* UFFDWP_FEATURE_EVENT_REMOVE */
 	bool swap, zram;
+	bool alone; /* one thread serves, if nobody says how many */
 };
 
 struct trial {

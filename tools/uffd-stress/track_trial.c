@@ -85,6 +85,7 @@ static int open_handle(struct trial *t)
 	struct uffdwp_opts more = {
 		.sz = sizeof(more),
 		.faults = t->plan.mode == TRACK_SIGBUS ? UFFDWP_FAULTS_USER : UFFDWP_FAULTS_ANY,
+		.threads = t->plan.alone,
 	};
 
 	if (t->plan.mode == TRACK_ASYNC)

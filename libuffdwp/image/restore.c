@@ -417,6 +417,12 @@ static int wait_all(struct uffdwp_restore *rs)
 			err = -ECANCELED;
 		else
 			err = fill_here_locked(rs);
+		/* What was given back waits for an event, and this may be the thread that serves. */
+		if (!err && !rs->filling && !rs->filled && uffdwp_fd(rs->h) >= 0) {
+			pthread_mutex_unlock(&rs->lock);
+			uffdwp_dispatch(rs->h);
+			pthread_mutex_lock(&rs->lock);
+		}
 	}
 	pthread_mutex_unlock(&rs->lock);
 	if (err)
@@ -495,6 +501,7 @@ static void stop_thread(struct uffdwp_restore *rs, bool abandon)
  */
 __attribute__((cold)) static int rescue(struct uffdwp__target *t)
 {
+	const struct uffdwp__placer by = { .fault = false };
 	int err = 0;
 
 	for (uint64_t i = 0; i < t->units; i++) {
@@ -503,7 +510,7 @@ __attribute__((cold)) static int rescue(struct uffdwp__target *t)
 		if (!uffdwp__unit_data(t, i) || uffdwp__claim(t, i) != UFFDWP__CLAIM_MINE)
 			continue;
 		buf = uffdwp__buffer_get(t->rs);
-		err = uffdwp__fetch(t, i, 1, buf, &t->rs->by_prefetch);
+		err = uffdwp__fetch(t, &by, i, 1, buf);
 		uffdwp__buffer_put(t->rs, buf);
 		if (err && err != -ENOENT)
 			return err;

@@ -122,19 +122,24 @@ bool uffdwp__poisoned(const struct uffdwp__target *t, uint64_t unit);
 /* Whether the unit has a page that is not zeros. */
 bool uffdwp__unit_data(const struct uffdwp__target *t, uint64_t unit);
 
+/* Who places: a fault, and where its memory begins; or the fill, or who waits for the end. */
+struct uffdwp__placer {
+	bool fault;
+	uint64_t base;
+};
+
 /*
- * Claimed units: buf holds them. Places and, on failure, gives them back. counter: by_fault or
- * by_prefetch. What is not mapped any more counts as placed; -ENOENT if that is the first unit; to a
- * fault it is -EAGAIN, given back.
+ * Claimed units: buf holds them. Places and, on failure, gives them back. What is not mapped any more counts as
+ * placed; -ENOENT if that is the first unit. -EAGAIN: not where it was, and given back; always so for a fault.
  */
-int uffdwp__place(struct uffdwp__target *t, uint64_t unit, uint64_t n, void *buf,
-		  _Atomic uint64_t *counter);
-int uffdwp__place_zeros(struct uffdwp__target *t, uint64_t unit, uint64_t n,
-			_Atomic uint64_t *counter);
+int uffdwp__place(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit,
+		  uint64_t n, void *buf);
+int uffdwp__place_zeros(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit,
+			uint64_t n);
 
 /* Claimed units, read to buf, checked, and placed; damaged ones are made inaccessible. */
-int uffdwp__fetch(struct uffdwp__target *t, uint64_t unit, uint64_t n, void *buf,
-		  _Atomic uint64_t *counter);
+int uffdwp__fetch(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit,
+		  uint64_t n, void *buf);
 
 /* A buffer of rs->buffer_size bytes; waits for one. */
 char *uffdwp__buffer_get(struct uffdwp_restore *rs);

@@ -50,7 +50,7 @@ static void note_asked(struct uffdwp__target *t, uint64_t unit, uint64_t n)
 }
 
 /* Ours to place. */
-static int serve(struct uffdwp__target *t, uint64_t unit)
+static int serve(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit)
 {
 	bool data = uffdwp__unit_data(t, unit);
 	uint64_t n = claim_around(t, unit, data);
@@ -58,10 +58,10 @@ static int serve(struct uffdwp__target *t, uint64_t unit)
 	int err;
 
 	if (!data)
-		return uffdwp__place_zeros(t, unit, n, &t->rs->by_fault);
+		return uffdwp__place_zeros(t, by, unit, n);
 	note_asked(t, unit, n);
 	buf = uffdwp__buffer_get(t->rs);
-	err = uffdwp__fetch(t, unit, n, buf, &t->rs->by_fault);
+	err = uffdwp__fetch(t, by, unit, n, buf);
 	uffdwp__buffer_put(t->rs, buf);
 	return err;
 }
@@ -95,12 +95,13 @@ static int again(struct uffdwp__target *t, struct uffdwp_region *r, const struct
 
 static int resolve(struct uffdwp_region *r, const struct uffdwp_fault *f, struct uffdwp__target *t)
 {
+	const struct uffdwp__placer by = { .fault = true, .base = f->addr - f->offset };
 	uint64_t unit = f->offset >> t->shift;
 
 	for (;;) {
 		switch (uffdwp__claim(t, unit)) {
 		case UFFDWP__CLAIM_MINE:
-			return serve(t, unit);
+			return serve(t, &by, unit);
 		case UFFDWP__CLAIM_PLACED:
 			return again(t, r, f);
 		default:
@@ -134,8 +135,11 @@ static int event(struct uffdwp_region *r, const struct uffdwp_event *e, void *ct
 	/* What moves away alone is nobody's. */
 	if (e->kind == UFFDWP_EVENT_REMAP && e->whole)
 		atomic_fetch_add(&t->base, e->to - e->addr);
-	/* After base: see moved(). */
+	/* After base: see look_again(). */
 	atomic_store(&t->told, uffdwp_region_addr(r));
+	/* Whoever was put off at the new place is woken at the old one, by who has not seen base. */
+	if (e->kind == UFFDWP_EVENT_REMAP && e->whole && atomic_load(&t->put_off))
+		uffdwp_wake(r, e->to, e->len);
 	return 0;
 }
 

@@ -157,6 +157,14 @@ static uint64_t claim_run(struct uffdwp__target *t, uint64_t *unit, uint64_t end
 	return n;
 }
 
+static const struct uffdwp__placer fill = { .fault = false };
+
+/* What is not there any more, or was given back for later, ends nothing. */
+static int settled(int err)
+{
+	return err == -ENOENT || err == -EAGAIN ? 0 : err;
+}
+
 /* Units that are right: buf holds them. */
 static int place_good(struct uffdwp__target *t, uint64_t unit, uint64_t n, char *buf)
 {
@@ -164,9 +172,8 @@ static int place_good(struct uffdwp__target *t, uint64_t unit, uint64_t n, char 
 	int err = 0;
 
 	while (!err && (n = claim_run(t, &unit, end))) {
-		err = uffdwp__place(t, unit, n, buf + ((unit - begin) << t->shift),
-				    &t->rs->by_prefetch);
-		err = err == -ENOENT ? 0 : err;
+		err = uffdwp__place(t, &fill, unit, n, buf + ((unit - begin) << t->shift));
+		err = settled(err);
 		unit += n;
 	}
 	return err;
@@ -178,8 +185,8 @@ static int place_bad(struct uffdwp__target *t, uint64_t unit, char *buf)
 	int err = 0;
 
 	if (uffdwp__unit_data(t, unit) && uffdwp__claim(t, unit) == UFFDWP__CLAIM_MINE)
-		err = uffdwp__fetch(t, unit, 1, buf, &t->rs->by_prefetch);
-	return err == -ENOENT ? 0 : err;
+		err = uffdwp__fetch(t, &fill, unit, 1, buf);
+	return settled(err);
 }
 
 static int place_piece(struct uffdwp__target *t, uint64_t unit, uint64_t n, char *buf, bool failed)

@@ -41,9 +41,21 @@ bool uffdwp__poisoned(const struct uffdwp__target *t, uint64_t unit)
 	return bit_get(t->poisoned, unit);
 }
 
-static uint64_t unit_addr(const struct uffdwp__target *t, uint64_t unit)
+/* A fault knows where its memory is, also before the event has told. */
+static uint64_t base_for(const struct uffdwp__target *t, const struct uffdwp__placer *by)
 {
-	return atomic_load(&t->base) + (unit << t->shift);
+	return by->fault ? by->base : atomic_load(&t->base);
+}
+
+static uint64_t unit_addr(const struct uffdwp__target *t, const struct uffdwp__placer *by,
+			  uint64_t unit)
+{
+	return base_for(t, by) + (unit << t->shift);
+}
+
+static _Atomic uint64_t *counter_of(struct uffdwp__target *t, const struct uffdwp__placer *by)
+{
+	return by->fault ? &t->rs->by_fault : &t->rs->by_prefetch;
 }
 
 static uint64_t data_bytes(const struct uffdwp__target *t, uint64_t unit, uint64_t n)
@@ -85,28 +97,29 @@ static void count(struct uffdwp_restore *rs, uint64_t bytes)
  * A fault may have been put off after its page was there and gone again: then nobody else would
  * wake it. Either it has seen the bits set here, or it is counted there; see put_off().
  */
-static void set_placed(struct uffdwp__target *t, uint64_t unit, uint64_t n, uint64_t put_off,
-		       _Atomic uint64_t *counter)
+static void set_placed(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit,
+		       uint64_t n, uint64_t put_off, bool counts)
 {
 	uint64_t bytes = data_bytes(t, unit, n);
 
 	for (uint64_t i = 0; i < n; i++)
 		bit_set(t->placed, unit + i);
 	if (atomic_load(&t->put_off) != put_off)
-		uffdwp_wake(t->r, unit_addr(t, unit), n << t->shift);
-	if (counter)
-		atomic_fetch_add(counter, bytes);
+		uffdwp_wake(t->r, unit_addr(t, by, unit), n << t->shift);
+	if (counts)
+		atomic_fetch_add(counter_of(t, by), bytes);
 	count(t->rs, bytes);
 }
 
 /* Who sleeps faults again, and the fill has something to do again. */
-__attribute__((cold)) static void give_back(struct uffdwp__target *t, uint64_t unit, uint64_t n)
+__attribute__((cold)) static void
+give_back(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit, uint64_t n)
 {
 	struct uffdwp_restore *rs = t->rs;
 
 	for (uint64_t i = unit; i < unit + n; i++)
 		atomic_fetch_and(&t->claimed[i / 64], ~(UINT64_C(1) << (i % 64)));
-	uffdwp_wake(t->r, unit_addr(t, unit), n << t->shift);
+	uffdwp_wake(t->r, unit_addr(t, by, unit), n << t->shift);
 	pthread_mutex_lock(&rs->lock);
 	rs->filled = false;
 	pthread_cond_broadcast(&rs->cond);
@@ -148,81 +161,81 @@ static bool gone(int err)
 	return err == -ENOENT || err == -ESRCH || err == -EINVAL;
 }
 
+enum where { WHERE_NOWHERE, WHERE_ELSE, WHERE_UNKNOWN };
+
 /*
- * Whether the memory is not at base any more: the library may know it before the event tells. False
- * also when that does not come: then the handle has failed.
+ * Where memory is that was not found at base: the library may know it before the event tells. It does not come where the
+ * handle has failed.
  */
-__attribute__((cold)) static bool moved(struct uffdwp__target *t, uint64_t base)
+__attribute__((cold)) static enum where look_again(struct uffdwp__target *t, uint64_t base)
 {
 	uint64_t until = uffdwp__now_ns() + MOVING_NS;
 
-	while (uffdwp_region_addr(t->r) != atomic_load(&t->told) && uffdwp__now_ns() < until &&
-	       !uffdwp_error(t->rs->h))
+	while (uffdwp_region_addr(t->r) != atomic_load(&t->told) && !uffdwp_error(t->rs->h)) {
+		if (uffdwp__now_ns() > until)
+			return WHERE_UNKNOWN;
 		sched_yield();
-	return base != atomic_load(&t->base);
-}
-
-/* A unit that the kernel finds nowhere. In a fault it can not be waited for who carries out an event. */
-__attribute__((cold)) static int unit_gone(struct uffdwp__target *t, uint64_t unit,
-					   uint64_t put_off, bool in_fault)
-{
-	if (in_fault)
-		return -EAGAIN;
-	set_placed(t, unit, 1, put_off, NULL);
-	return 0;
+	}
+	return base != atomic_load(&t->base) ? WHERE_ELSE : WHERE_NOWHERE;
 }
 
 /*
  * Places what it can. To the kernel a range that is not all in one mapping is nowhere: it is tried in
- * halves, and a unit alone that is not mapped any more counts as placed: nobody can ask for it; in
- * a fault (counter is by_fault) it is given back. The address may change meanwhile, by
- * mremap(2): then it is tried again at the new one.
+ * halves, and a unit alone that is not mapped any more counts as placed: nobody can ask for it. The address may
+ * change meanwhile, by mremap(2): then it is tried again at the new one. A fault waits for none of this, as who carries
+ * out the event may be waiting for it: its units are given back, and so are those that nobody tells of.
  */
-static int place_units(struct uffdwp__target *t, enum how how, uint64_t unit, uint64_t n, char *buf,
-		       _Atomic uint64_t *counter)
+static int place_units(struct uffdwp__target *t, const struct uffdwp__placer *by, enum how how,
+		       uint64_t unit, uint64_t n, char *buf)
 {
 	uint64_t pos = 0, most = n, put_off = atomic_load(&t->put_off);
 	int err = 0, first = 0;
 
 	while (pos < n) {
-		uint64_t base = atomic_load(&t->base), len = min_u64(most, n - pos), done;
+		uint64_t base = base_for(t, by), len = min_u64(most, n - pos), done;
+		enum where where = WHERE_NOWHERE;
 
 		err = place_call(t, how, base + ((unit + pos) << t->shift),
 				 buf ? buf + (pos << t->shift) : NULL, len << t->shift, &done);
 		done >>= t->shift;
 		if (done)
-			set_placed(t, unit + pos, done, put_off,
-				   how == HOW_POISON ? NULL : counter);
+			set_placed(t, by, unit + pos, done, put_off, how != HOW_POISON);
 		pos += done;
-		if (!err || (gone(err) && moved(t, base)))
+		if (gone(err) && !by->fault)
+			where = look_again(t, base);
+		if (!err || where == WHERE_ELSE)
 			continue;
 		if (!gone(err) || (how == HOW_POISON && err == -EINVAL))
+			break;
+		err = -EAGAIN;
+		if (where == WHERE_UNKNOWN)
 			break;
 		if (len - done > 1) {
 			most = (len - done + 1) / 2;
 			continue;
 		}
-		err = unit_gone(t, unit + pos, put_off, counter == &t->rs->by_fault);
-		if (err)
+		if (by->fault)
 			break;
+		set_placed(t, by, unit + pos, 1, put_off, false);
+		err = 0;
 		first = pos ? first : -ENOENT;
 		pos++;
 	}
 	if (err && pos < n && how != HOW_POISON)
-		give_back(t, unit + pos, n - pos);
+		give_back(t, by, unit + pos, n - pos);
 	return err ? err : first;
 }
 
-int uffdwp__place(struct uffdwp__target *t, uint64_t unit, uint64_t n, void *buf,
-		  _Atomic uint64_t *counter)
+int uffdwp__place(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit,
+		  uint64_t n, void *buf)
 {
-	return place_units(t, HOW_COPY, unit, n, buf, counter);
+	return place_units(t, by, HOW_COPY, unit, n, buf);
 }
 
-int uffdwp__place_zeros(struct uffdwp__target *t, uint64_t unit, uint64_t n,
-			_Atomic uint64_t *counter)
+int uffdwp__place_zeros(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit,
+			uint64_t n)
 {
-	return place_units(t, HOW_ZERO, unit, n, NULL, counter);
+	return place_units(t, by, HOW_ZERO, unit, n, NULL);
 }
 
 /* ---- Damage ---- */
@@ -231,21 +244,24 @@ int uffdwp__place_zeros(struct uffdwp__target *t, uint64_t unit, uint64_t n,
  * Without poison no access at all is the one other way in which wrong data can not be seen. Only
  * the memory of this process can be treated so.
  */
-__attribute__((cold)) static int make_inaccessible(struct uffdwp__target *t, uint64_t unit, int why)
+__attribute__((cold)) static int
+make_inaccessible(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit, int why)
 {
-	void *at = (void *)(uintptr_t)unit_addr(t, unit);
-	uint64_t put_off = atomic_load(&t->put_off);
+	uint64_t addr = unit_addr(t, by, unit), put_off = atomic_load(&t->put_off);
+	bool here = uffdwp_region_find(t->rs->h, addr) == t->r;
 
-	if (!t->rs->local || mprotect(at, (size_t)1 << t->shift, PROT_NONE)) {
-		give_back(t, unit, 1);
-		return why;
+	/* If it has moved, what is there now is somebody else's. */
+	if (here && t->rs->local &&
+	    !mprotect((void *)(uintptr_t)addr, (size_t)1 << t->shift, PROT_NONE)) {
+		set_placed(t, by, unit, 1, put_off, false);
+		return uffdwp_wake(t->r, addr, UINT64_C(1) << t->shift);
 	}
-	set_placed(t, unit, 1, put_off, NULL);
-	return uffdwp_wake(t->r, (uintptr_t)at, UINT64_C(1) << t->shift);
+	give_back(t, by, unit, 1);
+	return here ? why : -EAGAIN;
 }
 
-__attribute__((cold)) static int damage(struct uffdwp__target *t, uint64_t unit, int why,
-					_Atomic uint64_t *counter)
+__attribute__((cold)) static int damage(struct uffdwp__target *t, const struct uffdwp__placer *by,
+					uint64_t unit, int why)
 {
 	int err;
 
@@ -253,21 +269,21 @@ __attribute__((cold)) static int damage(struct uffdwp__target *t, uint64_t unit,
 	uffdwp__restore_error(t->rs, why);
 	atomic_fetch_add(&t->rs->damaged, UINT64_C(1) << t->shift);
 	bit_set(t->poisoned, unit);
-	err = place_units(t, HOW_POISON, unit, 1, NULL, counter);
-	if (err == -EAGAIN && counter == &t->rs->by_fault) {
+	err = place_units(t, by, HOW_POISON, unit, 1, NULL);
+	if (err == -EAGAIN)
+		give_back(t, by, unit, 1);
+	else if (err && err != -ENOENT)
+		err = make_inaccessible(t, by, unit, why);
+	/* It is read again then. */
+	if (err == -EAGAIN)
 		atomic_fetch_sub(&t->rs->damaged, UINT64_C(1) << t->shift);
-		give_back(t, unit, 1);
-		return err;
-	}
-	if (err && err != -ENOENT)
-		err = make_inaccessible(t, unit, why);
 	return err;
 }
 
 /* ---- Reading and placing ---- */
 
-int uffdwp__fetch(struct uffdwp__target *t, uint64_t unit, uint64_t n, void *buf,
-		  _Atomic uint64_t *counter)
+int uffdwp__fetch(struct uffdwp__target *t, const struct uffdwp__placer *by, uint64_t unit,
+		  uint64_t n, void *buf)
 {
 	unsigned int page_shift = t->rs->img->meta.shift;
 	int result = 0;
@@ -280,18 +296,18 @@ int uffdwp__fetch(struct uffdwp__target *t, uint64_t unit, uint64_t n, void *buf
 
 		units = (good << page_shift) >> t->shift;
 		if (units)
-			result = uffdwp__place(t, unit + pos, units, buf, counter);
+			result = uffdwp__place(t, by, unit + pos, units, buf);
 		pos += units;
 		/* A long read fails as a whole; alone, each of its units tells. */
 		if (err && !result && run.n > t->unit_pages && err != -EBADMSG) {
 			for (; pos < n && !result; pos++)
-				result = uffdwp__fetch(t, unit + pos, 1, buf, counter);
+				result = uffdwp__fetch(t, by, unit + pos, 1, buf);
 		} else if (err && !result) {
-			result = damage(t, unit + pos, err, counter);
+			result = damage(t, by, unit + pos, err);
 			pos++;
 		}
 		if (result && pos < n)
-			give_back(t, unit + pos, n - pos);
+			give_back(t, by, unit + pos, n - pos);
 	}
 	return result;
 }

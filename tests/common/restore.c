@@ -44,18 +44,29 @@ void restored_make(struct restored *c, struct live *t)
 	c->size = info.data;
 }
 
-void restored_open(struct restored *c, uint32_t serve, uint64_t extra, uint64_t masked)
+static void open_by(struct restored *c, uint32_t serve, uint32_t threads, uint64_t extra,
+		    uint64_t masked)
 {
 	struct uffdwp_opts o = {
 		.serve = serve,
 		.required = mem_missing_features(c->t->mem.kind) | mem_wp_features(c->t->mem.kind) |
 			    extra,
 		.masked = masked,
-		.threads = serve == UFFDWP_SERVE_THREADS ? 2 : 0,
+		.threads = threads,
 	};
 
 	c->h = live_open_opts(&o);
 	live_serve(&c->server, c->h);
+}
+
+void restored_open(struct restored *c, uint32_t serve, uint64_t extra, uint64_t masked)
+{
+	open_by(c, serve, serve == UFFDWP_SERVE_THREADS ? 2 : 0, extra, masked);
+}
+
+void restored_open_threads(struct restored *c, uint32_t threads, uint64_t extra)
+{
+	open_by(c, UFFDWP_SERVE_THREADS, threads, extra, 0);
 }
 
 struct uffdwp_restore *restored_start(struct restored *c, struct uffdwp_restore_opts *o)

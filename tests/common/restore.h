@@ -22,6 +22,8 @@ void restored_make(struct restored *c, struct live *t);
 
 /* Opens a handle for the memory; extra: further features, masked: those it shall not have. */
 void restored_open(struct restored *c, uint32_t serve, uint64_t extra, uint64_t masked);
+/* The same with so many threads of the library's. */
+void restored_open_threads(struct restored *c, uint32_t threads, uint64_t extra);
 
 /* Starts, with image, handle and addrs filled in, or ends the test. */
 struct uffdwp_restore *restored_start(struct restored *c, struct uffdwp_restore_opts *o);

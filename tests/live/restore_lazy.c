@@ -345,6 +345,81 @@ static void remapped(struct live *t)
 	restored_end(&c);
 }
 
+/* An operation that is not over until the memory which has moved was read, or for ten seconds. */
+struct slow {
+	_Atomic bool begun, over, in_vain;
+};
+
+static int slow_missing(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	struct slow *s = ctx;
+
+	atomic_store(&s->begun, true);
+	for (int ms = 0; !atomic_load(&s->over) && ms < 10000; ms++)
+		live_msleep(1);
+	atomic_store(&s->in_vain, !atomic_load(&s->over));
+	return uffdwp_zeropage(r, f->addr, f->len, 0, NULL);
+}
+
+static void add_slow(struct uffdwp *h, struct mem *m, struct slow *s)
+{
+	const struct uffdwp_ops ops = { .sz = sizeof(ops), .missing = slow_missing };
+	struct uffdwp_region_opts ro = {
+		.sz = sizeof(ro), .mode = UFFDWP_MODE_MISSING, .ops = &ops, .ctx = s
+	};
+	struct uffdwp_region *r;
+
+	CHECK_EQ(mem_map(m, MEM_ANON, 4096), 0);
+	ro.addr = (uintptr_t)m->addr;
+	ro.len = m->size;
+	CHECK_EQ(uffdwp_region_add(h, &ro, &r), 0);
+}
+
+static void *touch(void *arg)
+{
+	live_load(arg);
+	return NULL;
+}
+
+/*
+ * The event that tells of a move waits for the operations that are under way, and meanwhile the region is at its new
+ * place: who faults there is served, and does not wait for the event.
+ */
+static void moved_in_flight(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct uffdwp_restore *rs;
+	struct slow s = { 0 };
+	struct restored c;
+	pthread_t toucher;
+	struct mem other;
+	char *to;
+
+	restored_make(&c, t);
+	restored_open_threads(&c, 3, UFFDWP_FEATURE_EVENT_REMAP);
+	rs = restored_start(&c, &o);
+	add_slow(c.h, &other, &s);
+	live_thread(&toucher, touch, other.addr);
+	while (!atomic_load(&s.begun))
+		live_msleep(1);
+	to = mmap(NULL, t->mem.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(to != MAP_FAILED);
+	CHECK(mremap(t->mem.addr, t->mem.size, t->mem.size, MREMAP_MAYMOVE | MREMAP_FIXED, to) ==
+	      to);
+	t->mem.addr = to;
+	c.addr = (uintptr_t)to;
+	for (size_t i = 0; i < t->pages; i += 7)
+		CHECK_EQ(live_load(to + i * t->page), live_load(c.data + i * t->page));
+	atomic_store(&s.over, true);
+	live_join(toucher);
+	CHECK(!atomic_load(&s.in_vain));
+	check_complete(&c, rs);
+	restored_compare(&c);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+	mem_unmap(&other);
+}
+
 /* What the kernel splits into several mappings is restored all the same, whatever is asked for together. */
 static void split(struct live *t, uint32_t prefetch)
 {
@@ -485,6 +560,7 @@ static const struct live_case cases[] = {
 	{ "order", order, BIT(MEM_ANON), 0, 0 },
 	{ "order-used", order_used, BIT(MEM_ANON), 0, 0 },
 	{ "remapped", remapped, BASE, UFFDWP_FEATURE_EVENT_REMAP, 0 },
+	{ "moved-in-flight", moved_in_flight, BASE, UFFDWP_FEATURE_EVENT_REMAP, 0 },
 	{ "unmapped", unmapped, BASE, UFFDWP_FEATURE_EVENT_UNMAP, 0 },
 	{ "unmapped-some", unmapped_some, BASE, UFFDWP_FEATURE_EVENT_UNMAP, 0 },
 	{ "split-prefetch", split_prefetch, KINDS_ALL, 0, 0 },

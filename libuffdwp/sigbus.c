@@ -57,6 +57,7 @@ static _Thread_local struct {
 static struct {
 	_Atomic(struct uffdwp *) handle[UFFDWP__SIGBUS_MAX];
 	struct uffdwp__readers readers;
+	_Atomic int pid;      /* whose all this is; 0: nobody's, -1: about to be somebody's */
 	pthread_mutex_t lock; /* the rest */
 	bool installed;
 	struct sigaction before; /* the handler that ours replaced last */
@@ -280,10 +281,29 @@ __cold static int install(void)
 	return 0;
 }
 
+/* In a child of fork(2): what threads of its parent held or counted, nobody there gives back. */
+__cold static void renew(void)
+{
+	int self = uffdwp__sys_pid(), was = atomic_load_explicit(&chain.pid, memory_order_relaxed);
+
+	if (was != self && was != -1 &&
+	    atomic_compare_exchange_strong_explicit(&chain.pid, &was, -1, memory_order_relaxed,
+						    memory_order_relaxed)) {
+		pthread_mutex_init(&chain.lock, NULL);
+		for (int i = 0; i < 2; i++)
+			atomic_store_explicit(&chain.readers.count[i], 0, memory_order_relaxed);
+		/* Release: pairs with the acquire of another thread that opens its first one. */
+		atomic_store_explicit(&chain.pid, self, memory_order_release);
+	}
+	for (unsigned int n = 0; atomic_load_explicit(&chain.pid, memory_order_acquire) != self; n++)
+		uffdwp__pause(n);
+}
+
 __cold int uffdwp__sigbus_add(struct uffdwp *h)
 {
 	int i = 0, err = 0;
 
+	renew();
 	pthread_mutex_lock(&chain.lock);
 	while (i < UFFDWP__SIGBUS_MAX &&
 	       atomic_load_explicit(&chain.handle[i], memory_order_relaxed))

@@ -296,6 +296,62 @@ static void loser(struct live *t)
 	CHECK_EQ(uffdwp_close(h), 0);
 }
 
+/* ---- A forked child ---- */
+
+struct inside {
+	struct live *t;
+	_Atomic int in, out;
+};
+
+static int stay(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	struct inside *c = ctx;
+
+	(void)r;
+	(void)f;
+	atomic_store(&c->in, 1);
+	while (!atomic_load(&c->out))
+		sched_yield();
+	return 0;
+}
+
+static void *write_one(void *arg)
+{
+	struct inside *c = arg;
+
+	live_store(c->t->mem.addr, 1);
+	return NULL;
+}
+
+/* Forked while another thread is in an operation, which it will never end in the child. */
+static void forked_own(struct live *t)
+{
+	static const struct uffdwp_ops stay_ops = { .sz = sizeof(stay_ops), .write = stay };
+	struct uffdwp *h = live_open(UFFDWP_SERVE_SIGBUS, mem_wp_features(t->mem.kind));
+	struct inside c = { .t = t };
+	struct uffdwp_region *r = live_region(t, h, UFFDWP_MODE_WP, 1, &stay_ops, &c);
+	pthread_t writer;
+	int status;
+	pid_t pid;
+
+	live_store(t->mem.addr, 0);
+	live_protect(t, r);
+	live_thread(&writer, write_one, &c);
+	while (!atomic_load(&c.in))
+		live_msleep(1);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		alarm(10);
+		_exit(uffdwp_close(live_open(UFFDWP_SERVE_SIGBUS, 0)) || uffdwp_close(h));
+	}
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK_EQ(status, 0);
+	atomic_store(&c.out, 1);
+	live_join(writer);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
 static const struct live_case cases[] = {
 	{ "chain/siginfo", chain_siginfo, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "chain/plain", chain_plain, BIT(MEM_ANON), UFFDWP_FEATURE_SIGBUS, 5 },
@@ -304,6 +360,7 @@ static const struct live_case cases[] = {
 	{ "two-handles", two_handles, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "next-to-threads", next_to_threads, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 	{ "loser", loser, BIT(MEM_ANON) | BIT(MEM_SHMEM), UFFDWP_FEATURE_SIGBUS, 30 },
+	{ "forked-own", forked_own, BIT(MEM_ANON), UFFDWP_FEATURE_SIGBUS, 30 },
 	{ "keeps-errno", keeps_errno, KINDS_ALL, UFFDWP_FEATURE_SIGBUS, 5 },
 };
 

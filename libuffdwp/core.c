@@ -114,6 +114,16 @@ const struct uffdwp__entry *uffdwp__lookup(struct uffdwp *h, uint64_t addr)
 	return lo < t->n && t->e[lo].start <= addr ? &t->e[lo] : NULL;
 }
 
+bool uffdwp__watches(struct uffdwp *h, uint64_t addr, uint64_t len)
+{
+	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_seq_cst);
+
+	for (uint32_t i = 0; i < t->n; i++)
+		if (t->e[i].start < addr + len && addr < t->e[i].end)
+			return true;
+	return false;
+}
+
 /*
  * Two phases: a reader may have taken the old phase's number and count itself only now; it is
  * then waited for in the second round.

@@ -230,6 +230,9 @@ static inline bool uffdwp__layered(const struct uffdwp_region *r)
 /* In a reader section, or under the lock. NULL: nobody's. */
 const struct uffdwp__entry *uffdwp__lookup(struct uffdwp *h, uint64_t addr);
 
+/* Whether any of it is a region's. */
+bool uffdwp__watches(struct uffdwp *h, uint64_t addr, uint64_t len);
+
 /* 0, -EINVAL for NULL, -ECHILD in a forked child. */
 int uffdwp__check(const struct uffdwp *h);
 

@@ -219,16 +219,6 @@ int uffdwp__serve_absent(struct uffdwp__server *s, struct uffdwp_region *r, uint
 
 /* ---- Faults of nobody ---- */
 
-static bool meets_region(struct uffdwp *h, uint64_t start, uint64_t end)
-{
-	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_seq_cst);
-
-	for (uint32_t i = 0; i < t->n; i++)
-		if (t->e[i].start < end && start < t->e[i].end)
-			return true;
-	return false;
-}
-
 /*
  * Memory that a mapping grew by, or left behind, stays registered, and belongs to no region. Page
  * sizes: see hugetlb.
@@ -240,7 +230,7 @@ __cold static void disown(struct uffdwp *h, uint64_t addr)
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		uint64_t start = addr & ~(sizes[i] - 1);
 
-		if (meets_region(h, start, start + sizes[i]) ||
+		if (uffdwp__watches(h, start, sizes[i]) ||
 		    !uffdwp__sys_unregister(h->fd, start, sizes[i]))
 			return;
 	}

@@ -270,6 +270,10 @@ UFFDWP_PUBLIC int uffdwp_move(struct uffdwp_region *r, uint64_t addr, uint64_t s
 
 	if (!err && src & (r->page_size - 1))
 		err = -EINVAL;
+	/* What can not be moved is copied and discarded, and the event of that would wait for this thread. */
+	if (!err && r->h->features & UFFDWP_FEATURE_EVENT_REMOVE && uffdwp__serving(r->h) &&
+	    uffdwp__watches(r->h, src, len))
+		err = -EDEADLK;
 	if (err)
 		return err;
 	err = place_range(r, PLACE_MOVE, addr, src, len, 0, done);

@@ -294,14 +294,14 @@ UFFDWP_PUBLIC __cold int uffdwp_region_add(struct uffdwp *h, const struct uffdwp
  * Waits for operations that still read their pages, but not for pages held by UFFDWP_LATER;
  * nothing is delivered after.
  */
-__cold static void quiesce(struct uffdwp_region *r)
+__cold static void quiesce(struct uffdwp_region *r, uint64_t limit)
 {
 	uint64_t end = r->base + r->size;
 
 	for (uint64_t addr = r->base; r->pages.n && addr < end;) {
 		struct uffdwp__piece p;
 
-		if (uffdwp__piece_lock(&p, r, addr, end - addr, UFFDWP__BUSY_NS))
+		if (uffdwp__piece_lock(&p, r, addr, end - addr, limit))
 			return;
 		uffdwp__piece_unlock(&p, 0, p.n, UFFDWP__FREE);
 		addr += p.len;
@@ -312,11 +312,11 @@ __cold static void quiesce(struct uffdwp_region *r)
  * While the region can still be found, so that no fault, or late SIGBUS, ever finds it registered and nobody's. Part by
  * part: what another region was moved onto is not its own any more.
  */
-__cold static void detach(struct uffdwp_region *r)
+__cold static void detach(struct uffdwp_region *r, uint64_t limit)
 {
 	const struct uffdwp__table *t = atomic_load_explicit(&r->h->table, memory_order_relaxed);
 
-	quiesce(r);
+	quiesce(r, limit);
 	for (uint32_t i = 0; i < t->n; i++)
 		if (t->e[i].r == r)
 			uffdwp__let_go(r, t->e[i].start, t->e[i].end - t->e[i].start);
@@ -352,7 +352,7 @@ UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
 		return -EBUSY;
 	}
 	if (!atomic_load_explicit(&r->gone, memory_order_relaxed)) {
-		detach(r);
+		detach(r, UFFDWP__BUSY_NS);
 		uffdwp__table_remove(h, r);
 	} else {
 		uffdwp__readers_wait(&h->readers);
@@ -363,11 +363,16 @@ UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
 	return 0;
 }
 
+/* Nobody serves any more: what is held then is held for ever, and not waited for once for each region. */
 __cold void uffdwp__regions_detach(struct uffdwp *h)
 {
-	for (struct uffdwp_region *r = h->regions; r; r = r->next)
+	uint64_t until = uffdwp__sys_now() + UFFDWP__BUSY_NS, now;
+
+	for (struct uffdwp_region *r = h->regions; r; r = r->next) {
+		now = uffdwp__sys_now();
 		if (!atomic_load_explicit(&r->gone, memory_order_relaxed))
-			detach(r);
+			detach(r, until > now ? until - now : 0);
+	}
 }
 
 __cold void uffdwp__regions_free(struct uffdwp *h)

@@ -295,7 +295,8 @@ __cold static void renew(void)
 		/* Release: pairs with the acquire of another thread that opens its first one. */
 		atomic_store_explicit(&chain.pid, self, memory_order_release);
 	}
-	for (unsigned int n = 0; atomic_load_explicit(&chain.pid, memory_order_acquire) != self; n++)
+	for (unsigned int n = 0; atomic_load_explicit(&chain.pid, memory_order_acquire) != self;
+	     n++)
 		uffdwp__pause(n);
 }
 

@@ -75,6 +75,7 @@
 #define PASSES 8
 #define RUN_BYTES (UINT64_C(64) << 10) /* that a sequential writer's fault takes along */
 #define IDLE_MS 10
+#define SERVE_US 200 /* between two looks of one who waits and serves */
 /* A collect that gives up loses nothing; a snapshot would be lost, to a CPU or a disk that stands still. */
 #define PATIENCE_NS UINT64_C(5000000000)
 #define BACK_NS 1000000 /* a look at the faults so often */
@@ -159,6 +160,15 @@ static int give_result(struct uffdwp_snapshot *s, struct uffdwp_snapshot_result 
 }
 
 /* ---- Driving ---- */
+
+/*
+ * Where the program serves, the thread that waits here may be the one that does: who waits for it, and the snapshot that
+ * waits for an event, would wait for ever. False: there was nothing to do, or it is not its business.
+ */
+static bool serve_meanwhile(const struct uffdwp_snapshot *s)
+{
+	return s->h->serve == UFFDWP_SERVE_CALLER && !s->h->blocking && uffdwp_dispatch(s->h) > 0;
+}
 
 static void begin_driving(struct uffdwp_snapshot *s)
 {
@@ -281,6 +291,8 @@ static void rest(struct uffdwp_snapshot *s)
 {
 	bool sweeping = atomic_load_explicit(&s->unsaved, memory_order_relaxed);
 
+	if (s->by_caller && serve_meanwhile(s))
+		return;
 	if (waits_for_faults(s)) {
 		uffdwp__snapshot_nap(s, BACK_NS / 1000);
 		return;
@@ -347,6 +359,8 @@ static bool drive(struct uffdwp_snapshot *s, uint64_t until, bool patient)
 
 	begin_driving(s);
 	while (more && uffdwp__snapshot_phase(s) != UFFDWP__ENDED) {
+		if (s->by_caller && unlikely(!uffdwp__events_settled(s->h)))
+			serve_meanwhile(s);
 		if (uffdwp__snapshot_stopped(s)) {
 			finish(s);
 		} else if (uffdwp__snapshot_phase(s) != UFFDWP__SEALED) {
@@ -814,6 +828,10 @@ static void wait_ended(struct uffdwp_snapshot *s)
 			;
 		return;
 	}
+	while (s->h->serve == UFFDWP_SERVE_CALLER && !s->h->blocking &&
+	       uffdwp__snapshot_phase(s) != UFFDWP__ENDED)
+		if (!serve_meanwhile(s))
+			uffdwp__sys_sleep_us(SERVE_US);
 	pthread_mutex_lock(&s->end_lock);
 	while (uffdwp__snapshot_phase(s) != UFFDWP__ENDED)
 		pthread_cond_wait(&s->ended, &s->end_lock);

@@ -9,6 +9,18 @@
 
 #define SLICE_NS UINT64_C(20000000) /* of pace that may be caught up */
 
+/* By the clock that nobody sets, where the C library can: one that is set back would make a moment an hour. */
+#ifdef __GLIBC_PREREQ
+#if __GLIBC_PREREQ(2, 30)
+#define sem_now uffdwp__sys_now
+#define sem_wait_until(sem, t) sem_clockwait(sem, CLOCK_MONOTONIC, t)
+#endif
+#endif
+#ifndef sem_now
+#define sem_now uffdwp__sys_realtime
+#define sem_wait_until(sem, t) sem_timedwait(sem, t)
+#endif
+
 void uffdwp__snapshot_kick(struct uffdwp_snapshot *s)
 {
 	/*
@@ -20,17 +32,14 @@ void uffdwp__snapshot_kick(struct uffdwp_snapshot *s)
 		sem_post(&s->wake);
 }
 
+/* A signal makes the wait shorter. */
 static void sem_wait_us(sem_t *sem, unsigned int us)
 {
-	uint64_t until = uffdwp__sys_realtime() + us * UINT64_C(1000);
+	uint64_t until = sem_now() + us * UINT64_C(1000);
 	struct timespec t = { .tv_sec = (time_t)(until / 1000000000),
 			      .tv_nsec = (long)(until % 1000000000) };
 
-	/*
-	 * A signal, or a clock that is set, makes the wait shorter or longer: it is for a short
-	 * while.
-	 */
-	(void)sem_timedwait(sem, &t);
+	(void)sem_wait_until(sem, &t);
 }
 
 /* Of precopy's staging the driver alone knows when it is to be handed over. */

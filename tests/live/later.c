@@ -124,6 +124,28 @@ static void closed(struct live *t)
 	gone(t, false);
 }
 
+/* A second is waited for pages that are held, not one for each region. */
+static void closed_many(struct live *t)
+{
+	struct uffdwp *h = live_open(UFFDWP_SERVE_THREADS, mem_wp_features(t->mem.kind));
+	struct uffdwp_region_opts o = {
+		.sz = sizeof(o), .len = t->page, .mode = UFFDWP_MODE_WP, .ops = &ops
+	};
+	struct test c = { .t = t };
+	struct uffdwp_region *r;
+
+	o.ctx = &c;
+	for (size_t i = 0; i < 16; i++) {
+		o.addr = (uintptr_t)t->mem.addr + i * t->page;
+		CHECK_EQ(uffdwp_region_add(h, &o, &r), 0);
+		CHECK_EQ(uffdwp_protect(r, o.addr, t->page, NULL), 0);
+		CHECK_EQ(uffdwp_sweep(r, o.addr, t->page, NULL), 0);
+	}
+	CHECK_EQ(atomic_load(&c.calls), 16);
+	CHECK_EQ(uffdwp_close(h), 0);
+	live_store(t->mem.addr, 1);
+}
+
 /* A sweep goes past pages that its operation keeps, and they stay protected until released. */
 static void from_sweep(struct live *t)
 {
@@ -155,6 +177,7 @@ static const struct live_case cases[] = {
 	{ "release/caller", release_caller, KINDS_ALL, 0, 5 },
 	{ "removed", removed, KINDS_ALL, 0, 5 },
 	{ "closed", closed, KINDS_ALL, 0, 5 },
+	{ "closed/many", closed_many, BIT(MEM_ANON), 0, 5 },
 	{ "sweep", from_sweep, KINDS_ALL, 0, 5 },
 };
 

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#define REMOVE UFFDWP_FEATURE_EVENT_REMOVE
+
 struct test {
 	struct live *t;
 	char *src, *copy;
@@ -101,9 +103,44 @@ static void impossible(struct live *t)
 	teardown(&c);
 }
 
+/* From memory that is watched itself, what can not be moved would be discarded, and its event wait for who serves. */
+static int on_missing_watched(struct uffdwp_region *r, const struct uffdwp_fault *f, void *ctx)
+{
+	struct test *c = ctx;
+
+	atomic_fetch_add(&c->missing, uffdwp_move(r, f->addr, (uintptr_t)c->src + f->offset, f->len,
+						  NULL) == -EDEADLK);
+	return uffdwp_zeropage(r, f->addr, f->len, 0, NULL);
+}
+
+static void from_region(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .missing = on_missing_watched };
+	struct uffdwp *h = live_open(UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_MOVE | REMOVE);
+	struct uffdwp_region_opts o = { .sz = sizeof(o),
+					.len = t->mem.size,
+					.mode = UFFDWP_MODE_WP };
+	struct uffdwp_region *r, *from;
+	struct test c;
+
+	setup(&c, t);
+	r = live_region(t, h, UFFDWP_MODE_MISSING | UFFDWP_MODE_WP, 1, &ops, &c);
+	live_protect(t, r);
+	o.addr = (uintptr_t)c.src;
+	CHECK_EQ(uffdwp_region_add(h, &o, &from), 0);
+	for (size_t i = 0; i < t->pages; i++)
+		CHECK_EQ(live_load(t->mem.addr + i * t->page), 0);
+	CHECK_EQ(atomic_load(&c.missing), t->pages);
+	CHECK_EQ(memcmp(c.src, c.copy, t->mem.size), 0);
+	CHECK_EQ(uffdwp_error(h), 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+	teardown(&c);
+}
+
 static const struct live_case cases[] = {
 	{ "by-fault", by_fault, KINDS_ANON, UFFDWP_FEATURE_MOVE, 0 },
 	{ "in-bulk", in_bulk, KINDS_ANON, UFFDWP_FEATURE_MOVE, 0 },
+	{ "from-region", from_region, BIT(MEM_ANON), UFFDWP_FEATURE_MOVE | REMOVE, 0 },
 	{ "impossible", impossible, BIT(MEM_ANON) | BIT(MEM_SHMEM) | KINDS_HUGETLB,
 	  UFFDWP_FEATURE_MOVE, 0 },
 };

@@ -64,6 +64,58 @@ CASES(COW_SIGBUS)
 CASES(PRE_ASYNC)
 CASES(PRE_SYNC)
 
+/* ---- One thread ---- */
+
+static _Atomic bool discarded;
+
+static void *discard_all(void *arg)
+{
+	struct snap *c = arg;
+	int err = 0;
+
+	for (size_t i = 0; !err && i < c->t->pages; i++)
+		err = uffdwp_discard(c->r, (uintptr_t)c->t->mem.addr + i * c->t->page, c->t->page,
+				     UFFDWP_DISCARD_DONTNEED, NULL);
+	CHECK_EQ(err, 0);
+	atomic_store(&discarded, true);
+	return NULL;
+}
+
+/*
+ * Nobody serves but the thread that takes the snapshot and waits for it: while it waits, writers fault, and discards
+ * wait for their events to be read, and the snapshot for them to be carried out.
+ */
+static void alone(struct live *t, bool by_caller)
+{
+	struct uffdwp_snapshot_opts o = { .by_caller = by_caller };
+	pthread_t discarder;
+	struct snap c;
+
+	live_fill(t->mem.addr, t->mem.size, t->seed);
+	snap_open(&c, t, SNAP_COW_CALLER, UFFDWP_FEATURE_EVENT_REMOVE);
+	live_serve_stop(&c.server);
+	snap_new(&c, &o);
+	CHECK_EQ(uffdwp_snapshot_arm(c.s), 0);
+	CHECK_EQ(snap_seal(&c), 0);
+	live_thread(&discarder, discard_all, &c);
+	snap_writers_start(&c);
+	snap_check_complete(&c);
+	while (!atomic_load(&discarded))
+		CHECK(uffdwp_dispatch(c.h) >= 0);
+	live_join(discarder);
+	snap_close(&c);
+}
+
+static void alone_saver(struct live *t)
+{
+	alone(t, false);
+}
+
+static void alone_by_caller(struct live *t)
+{
+	alone(t, true);
+}
+
 #define ROW(mode, what)                                         \
 	{                                                       \
 #mode "/" #what, mode##_##what, KINDS_ALL, 0, 0 \
@@ -73,7 +125,13 @@ CASES(PRE_SYNC)
 		ROW(mode, unarmed), ROW(mode, by_caller)
 
 static const struct live_case cases[] = {
-	ROWS(COW_THREADS), ROWS(COW_CALLER), ROWS(COW_SIGBUS), ROWS(PRE_ASYNC), ROWS(PRE_SYNC),
+	ROWS(COW_THREADS),
+	ROWS(COW_CALLER),
+	ROWS(COW_SIGBUS),
+	ROWS(PRE_ASYNC),
+	ROWS(PRE_SYNC),
+	{ "alone/saver", alone_saver, KINDS_ALL, UFFDWP_FEATURE_EVENT_REMOVE, 0 },
+	{ "alone/by_caller", alone_by_caller, KINDS_ALL, UFFDWP_FEATURE_EVENT_REMOVE, 0 },
 };
 
 LIVE_MAIN(cases)

@@ -12,51 +12,42 @@
 enum place { PLACE_COPY, PLACE_ZERO, PLACE_CONTINUE, PLACE_MOVE, PLACE_POISON };
 
 /*
- * MOVE can neither protect nor replace a marker; where src is ours, copying and discarding comes
- * to the same.
+ * To ZEROPAGE and MOVE a page that is not there but marked as protected is there already; COPY takes the mark's place.
+ * With async protection the kernel alone knows of marks, and they are to stay. Else it is one that was carried away by a
+ * move while its page was released.
  */
-static int64_t move_protected(struct uffdwp_region *r, uint64_t addr, uint64_t src)
+static int64_t copy_over_mark(struct uffdwp_region *r, uint64_t addr, uint64_t src, bool wp)
 {
-	int64_t n;
-
-	if (r->h->source == UFFDWP_SOURCE_ADOPTED)
-		return -EOPNOTSUPP;
-	n = uffdwp__sys_copy(r->h->fd, addr, src, r->kernel_page, true);
-	if (n > 0)
-		uffdwp__sys_discard((void *)(uintptr_t)src, (size_t)n, false);
-	return n;
-}
-
-/*
- * To ZEROPAGE and MOVE a page that was protected before it was there is there already. With async
- * protection only the kernel knows of it, so that comes out here.
- */
-static bool may_be_marker(const struct uffdwp_region *r, int64_t n)
-{
-	return unlikely(n == -EEXIST) && r->h->features & UFFDWP_FEATURE_WP_ASYNC;
+	return uffdwp__sys_copy(r->h->fd, addr, src, r->kernel_page,
+				wp || r->h->features & UFFDWP_FEATURE_WP_ASYNC);
 }
 
 /* ZEROPAGE can not protect, and hugetlb does not have it. */
 static int64_t place_zeros(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool wp)
 {
-	int fd = r->h->fd;
-	int64_t n;
+	int64_t n = -EEXIST;
 
-	if (!wp && r->kernel_page == uffdwp__sys_page_size()) {
-		n = uffdwp__sys_zeropage(fd, addr, len);
-		if (!may_be_marker(r, n))
-			return n;
-		wp = true;
-	}
-	return uffdwp__sys_copy(fd, addr, (uintptr_t)r->zeros, r->kernel_page, wp);
+	if (r->kernel_page > uffdwp__sys_page_size())
+		return uffdwp__sys_copy(r->h->fd, addr, (uintptr_t)r->zeros, r->kernel_page, wp);
+	if (!wp)
+		n = uffdwp__sys_zeropage(r->h->fd, addr, len);
+	return likely(n != -EEXIST) ? n : copy_over_mark(r, addr, (uintptr_t)r->zeros, wp);
 }
 
+/* MOVE can not protect; where src is ours, copying and discarding comes to the same. */
 static int64_t place_moved(struct uffdwp_region *r, uint64_t addr, uint64_t src, uint64_t len,
 			   bool wp)
 {
 	int64_t n = wp ? -EEXIST : uffdwp__sys_move(r->h->fd, addr, src, len);
 
-	return wp || may_be_marker(r, n) ? move_protected(r, addr, src) : n;
+	if (likely(n != -EEXIST))
+		return n;
+	if (r->h->source == UFFDWP_SOURCE_ADOPTED)
+		return wp ? -EOPNOTSUPP : n;
+	n = copy_over_mark(r, addr, src, wp);
+	if (n > 0)
+		uffdwp__sys_discard((void *)(uintptr_t)src, (size_t)n, false);
+	return n;
 }
 
 static int64_t place_once(struct uffdwp_region *r, enum place what, uint64_t addr, uint64_t src,
@@ -124,14 +115,15 @@ static uint64_t same_kind(const struct uffdwp__piece *p, uint64_t i, bool any)
 
 /*
  * To the kernel a protected page that was never there is there already, and poison can not
- * replace it.
+ * replace it. armed: as far as the library knows, see copy_over_mark().
  */
-__cold static bool poison_marker(struct uffdwp_region *r, uint64_t addr)
+__cold static bool poison_marker(struct uffdwp_region *r, uint64_t addr, bool armed)
 {
 	uffdwp__sys_unmark(r->h->fd, addr, r->page_size);
 	if (uffdwp__sys_poison(r->h->fd, addr, r->page_size) > 0)
 		return true;
-	uffdwp__sys_writeprotect(r->h->fd, addr, r->page_size, true);
+	if (armed)
+		uffdwp__sys_writeprotect(r->h->fd, addr, r->page_size, true);
 	return false;
 }
 
@@ -154,7 +146,8 @@ static int place_some(struct uffdwp__piece *p, enum place what, uint64_t src, ui
 	if (err != -EEXIST)
 		return err;
 	armed = uffdwp__piece_was_armed(p, i + n);
-	if (armed && what == PLACE_POISON && poison_marker(r, p->addr + ((i + n) << r->shift)))
+	if (what == PLACE_POISON && r->mode & UFFDWP_MODE_WP &&
+	    poison_marker(r, p->addr + ((i + n) << r->shift), armed))
 		armed = false;
 	uffdwp__piece_unlock(p, i + n, 1, armed ? UFFDWP__ARMED : UFFDWP__FREE);
 	page_found(r, p->addr + ((i + n) << r->shift));

@@ -6,7 +6,9 @@
 #include "../common/live.h"
 
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #define READERS 3
@@ -394,6 +396,36 @@ static void kept_sigbus(struct live *t)
 	kept(t, UFFDWP_SERVE_SIGBUS);
 }
 
+/* ---- Marks that the library does not know of ---- */
+
+/*
+ * As a move leaves them that comes between a page's release and the kernel's: to the library such a page is not
+ * protected, and to ZEROPAGE it is there. Who reads it must not fault for ever.
+ */
+static void unknown_mark(struct live *t)
+{
+	struct uffdwp *h = open_for(t, UFFDWP_SERVE_CALLER);
+	struct uffdwp_region *r = live_region(t, h, BOTH, 1, NULL, NULL);
+	struct uffdio_writeprotect wp = { .range = { (uintptr_t)t->mem.addr, t->mem.size },
+					  .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+	struct live_server s;
+
+	CHECK_EQ(ioctl(uffdwp_fd(h), UFFDIO_WRITEPROTECT, &wp), 0);
+	live_serve(&s, h);
+	for (size_t i = 0; i < t->pages; i += 2)
+		CHECK_EQ(live_load(t->mem.addr + i * t->page), 0);
+	CHECK_EQ(uffdwp_zeropage(r, (uintptr_t)t->mem.addr, t->mem.size, 0, NULL), 0);
+	for (size_t i = 0; i < t->pages; i++)
+		CHECK_EQ(live_load(t->mem.addr + i * t->page), 0);
+	for (size_t i = 0; i < t->pages; i++)
+		live_store(t->mem.addr + i * t->page, i + 1);
+	for (size_t i = 0; i < t->pages; i++)
+		CHECK_EQ(live_load(t->mem.addr + i * t->page), i + 1);
+	CHECK_EQ(uffdwp_error(h), 0);
+	live_serve_stop(&s);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
 static const struct live_case cases[] = {
 	{ "copy/threads", copy_threads, KINDS_ALL, 0, 0 },
 	{ "copy-wp/threads", copy_wp_threads, KINDS_ALL, 0, 0 },
@@ -410,6 +442,7 @@ static const struct live_case cases[] = {
 	{ "defaults", defaults, KINDS_ALL, 0, 0 },
 	{ "zero-async", zero_async, KINDS_ALL, UFFDWP_FEATURE_WP_ASYNC, 0 },
 	{ "eexist", eexist, KINDS_ALL, 0, 0 },
+	{ "unknown-mark", unknown_mark, KINDS_ALL, UFFDWP_FEATURE_WP_UNPOPULATED, 10 },
 	{ "later/sigbus", later_sigbus, KINDS_ALL, 0, 0 },
 	{ "later-and-wake", later_and_wake, KINDS_ALL, 0, 0 },
 	{ "kept/threads", kept_threads, BIT(MEM_ANON) | KINDS_SHARED, 0, 10 },

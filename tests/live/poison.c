@@ -6,9 +6,11 @@
 #include "../common/live.h"
 
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 
 static _Thread_local sigjmp_buf back;
 static _Thread_local volatile int code;
@@ -82,6 +84,30 @@ static void by_call(struct live *t)
 	CHECK_EQ(uffdwp_close(h), 0);
 }
 
+/* Marked as protected past the library, where nothing is: see unknown-mark in missing.c. */
+static void unknown_mark(struct live *t)
+{
+	struct uffdwp_ops ops = { .sz = sizeof(ops), .missing = poison_odd };
+	struct uffdwp *h = live_open(UFFDWP_SERVE_CALLER,
+				     UFFDWP_FEATURE_POISON | mem_wp_features(t->mem.kind));
+	struct uffdwp_region *r = live_region(t, h, UFFDWP_MODE_MISSING | UFFDWP_MODE_WP, 1, &ops,
+					      t);
+	struct uffdio_writeprotect wp = { .range = { (uintptr_t)t->mem.addr, t->mem.size },
+					  .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+	struct live_server s;
+
+	CHECK_EQ(ioctl(uffdwp_fd(h), UFFDIO_WRITEPROTECT, &wp), 0);
+	live_serve(&s, h);
+	for (size_t i = 0; i < t->pages; i++)
+		CHECK_EQ(probe(t->mem.addr + i * t->page), i % 2 ? live_poison_code() : 0);
+	/* What is there stays. */
+	CHECK_EQ(uffdwp_poison(r, (uintptr_t)t->mem.addr, t->page, NULL), 0);
+	CHECK_EQ(probe(t->mem.addr), 0);
+	CHECK_EQ(uffdwp_error(h), 0);
+	live_serve_stop(&s);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
 static void lacking(struct live *t)
 {
 	struct uffdwp_opts o = { .masked = UFFDWP_FEATURE_POISON };
@@ -98,6 +124,8 @@ static void lacking(struct live *t)
 static const struct live_case cases[] = {
 	{ "by-operation", by_operation, KINDS_ALL, UFFDWP_FEATURE_POISON, 0 },
 	{ "by-call", by_call, KINDS_ALL, UFFDWP_FEATURE_POISON, 0 },
+	{ "unknown-mark", unknown_mark, KINDS_ALL,
+	  UFFDWP_FEATURE_POISON | UFFDWP_FEATURE_WP_UNPOPULATED, 10 },
 	{ "lacking", lacking, BIT(MEM_ANON), UFFDWP_FEATURE_POISON, 0 },
 };
 

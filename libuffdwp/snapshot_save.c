@@ -121,11 +121,32 @@ int uffdwp__snapshot_check(struct uffdwp__part *p, int err, uint64_t first, uint
 
 /* ---- Saving ---- */
 
-static enum uffdwp__saved lost(struct uffdwp__part *p, uint64_t first, uint64_t n)
+/*
+ * From addr: moved or unmapped, of which the event will tell. What is at the old place then is not protected, as if it
+ * had been discarded. To protect it again harms nobody: its page is BUSY, and released.
+ */
+static bool gone(const struct uffdwp__part *p, uint64_t first, uint64_t n, uint64_t addr)
+{
+	const uint64_t events = UFFDWP_FEATURE_EVENT_REMAP | UFFDWP_FEATURE_EVENT_UNMAP;
+	struct uffdwp_region *r = p->layer.r;
+	uint64_t done;
+
+	if (!(r->h->features & events))
+		return false;
+	for (uint64_t pos = 0; pos < uffdwp__part_bytes(p, n); pos += r->kernel_page)
+		if (uffdwp__writeprotect(r->h, addr + pos, r->kernel_page, r->kernel_page, true,
+					 &done) == -ENOENT)
+			return true;
+	return addr != uffdwp__addr_of(r, first);
+}
+
+static enum uffdwp__saved lost(struct uffdwp__part *p, uint64_t first, uint64_t n, uint64_t addr)
 {
 	int err = uffdwp__error(p->s->h);
 
-	if (err)
+	if (!err && gone(p, first, n, addr))
+		uffdwp__snapshot_stop_error(p->s, -ENOENT, p, first, n);
+	else if (err)
 		uffdwp__snapshot_stop(p->s, UFFDWP_SNAPSHOT_FAILED, UFFDWP_SNAPSHOT_WHY_HANDLE, err,
 				      NULL, 0, 0);
 	else
@@ -148,6 +169,7 @@ int uffdwp__snapshot_read(struct uffdwp__part *p, uint64_t first, uint64_t n, ui
 enum uffdwp__saved uffdwp__snapshot_copy(struct uffdwp__part *p, uint64_t first, uint64_t n,
 					 uint32_t unit)
 {
+	uint64_t addr = uffdwp__addr_of(p->layer.r, first);
 	enum uffdwp__saved ret;
 	int err = uffdwp__snapshot_read(p, first, n, unit);
 
@@ -156,7 +178,7 @@ enum uffdwp__saved uffdwp__snapshot_copy(struct uffdwp__part *p, uint64_t first,
 		return UFFDWP__LOST;
 	}
 	ret = uffdwp__snapshot_prove(p, first, n);
-	return ret == UFFDWP__LOST ? lost(p, first, n) : ret;
+	return ret == UFFDWP__LOST ? lost(p, first, n, addr) : ret;
 }
 
 void uffdwp__snapshot_queue(struct uffdwp__part *p, uint64_t first, uint64_t n, uint32_t unit)

@@ -136,8 +136,8 @@ static const struct probe_row rows[] = {
 	{ .id = "move.unprotected",
 	  .promise = "A moved page arrives unprotected, even if it was protected at its source.",
 	  .since = "6.8",
-	  .library = "uffdwp_move() of a protected page is -EOPNOTSUPP: uffdwp_copy() can place "
-		     "it.",
+	  .library = "copies and discards there instead; for another process -EOPNOTSUPP: "
+		     "uffdwp_copy() can place it.",
 	  .needs = UFFD_FEATURE_MOVE,
 	  .kinds = PROBE_ANON,
 	  .check = unprotected },

@@ -12,42 +12,66 @@
 enum place { PLACE_COPY, PLACE_ZERO, PLACE_CONTINUE, PLACE_MOVE, PLACE_POISON };
 
 /*
- * To ZEROPAGE and MOVE a page that is not there but marked as protected is there already; COPY takes the mark's place.
- * With async protection the kernel alone knows of marks, and they are to stay. Else it is one that was carried away by a
- * move while its page was released.
+ * MOVE can neither protect nor replace a marker; where src is ours, copying and discarding comes
+ * to the same.
  */
-static int64_t copy_over_mark(struct uffdwp_region *r, uint64_t addr, uint64_t src, bool wp)
+static int64_t move_protected(struct uffdwp_region *r, uint64_t addr, uint64_t src)
 {
-	return uffdwp__sys_copy(r->h->fd, addr, src, r->kernel_page,
-				wp || r->h->features & UFFDWP_FEATURE_WP_ASYNC);
+	int64_t n;
+
+	if (r->h->source == UFFDWP_SOURCE_ADOPTED)
+		return -EOPNOTSUPP;
+	n = uffdwp__sys_copy(r->h->fd, addr, src, r->kernel_page, true);
+	if (n > 0)
+		uffdwp__sys_discard((void *)(uintptr_t)src, (size_t)n, false);
+	return n;
+}
+
+/*
+ * To ZEROPAGE, MOVE and POISON a page that is not there but marked as protected is there already. With async protection
+ * the kernel alone knows of marks, and they are to stay.
+ */
+static bool may_be_marker(const struct uffdwp_region *r, int64_t n)
+{
+	return unlikely(n == -EEXIST) && r->mode & UFFDWP_MODE_WP &&
+	       r->h->features & UFFDWP_FEATURE_WP_ASYNC;
+}
+
+/*
+ * Else a mark on a page that is not booked as protected was carried away by a move while its page was released. False:
+ * it can not be, or stays. A page that is there is not protected, and remains so; poison remains too.
+ */
+static bool unmarked(const struct uffdwp_region *r, uint64_t addr, int64_t n)
+{
+	return unlikely(n == -EEXIST) && r->pages.n &&
+	       !uffdwp__sys_unmark(r->h->fd, addr, r->kernel_page);
 }
 
 /* ZEROPAGE can not protect, and hugetlb does not have it. */
 static int64_t place_zeros(struct uffdwp_region *r, uint64_t addr, uint64_t len, bool wp)
 {
-	int64_t n = -EEXIST;
+	int fd = r->h->fd;
+	int64_t n;
 
-	if (r->kernel_page > uffdwp__sys_page_size())
-		return uffdwp__sys_copy(r->h->fd, addr, (uintptr_t)r->zeros, r->kernel_page, wp);
-	if (!wp)
-		n = uffdwp__sys_zeropage(r->h->fd, addr, len);
-	return likely(n != -EEXIST) ? n : copy_over_mark(r, addr, (uintptr_t)r->zeros, wp);
+	if (!wp && r->kernel_page == uffdwp__sys_page_size()) {
+		n = uffdwp__sys_zeropage(fd, addr, len);
+		if (unmarked(r, addr, n))
+			n = uffdwp__sys_zeropage(fd, addr, r->kernel_page);
+		if (!may_be_marker(r, n))
+			return n;
+		wp = true;
+	}
+	return uffdwp__sys_copy(fd, addr, (uintptr_t)r->zeros, r->kernel_page, wp);
 }
 
-/* MOVE can not protect; where src is ours, copying and discarding comes to the same. */
 static int64_t place_moved(struct uffdwp_region *r, uint64_t addr, uint64_t src, uint64_t len,
 			   bool wp)
 {
 	int64_t n = wp ? -EEXIST : uffdwp__sys_move(r->h->fd, addr, src, len);
 
-	if (likely(n != -EEXIST))
-		return n;
-	if (r->h->source == UFFDWP_SOURCE_ADOPTED)
-		return wp ? -EOPNOTSUPP : n;
-	n = copy_over_mark(r, addr, src, wp);
-	if (n > 0)
-		uffdwp__sys_discard((void *)(uintptr_t)src, (size_t)n, false);
-	return n;
+	if (!wp && unmarked(r, addr, n))
+		n = uffdwp__sys_move(r->h->fd, addr, src, r->kernel_page);
+	return wp || may_be_marker(r, n) ? move_protected(r, addr, src) : n;
 }
 
 static int64_t place_once(struct uffdwp_region *r, enum place what, uint64_t addr, uint64_t src,
@@ -114,17 +138,22 @@ static uint64_t same_kind(const struct uffdwp__piece *p, uint64_t i, bool any)
 }
 
 /*
- * To the kernel a protected page that was never there is there already, and poison can not
- * replace it. armed: as far as the library knows, see copy_over_mark().
+ * Poison can not replace a mark: see unmarked(). armed: as the books say, and so it is again if there is a page.
  */
 __cold static bool poison_marker(struct uffdwp_region *r, uint64_t addr, bool armed)
 {
-	uffdwp__sys_unmark(r->h->fd, addr, r->page_size);
-	if (uffdwp__sys_poison(r->h->fd, addr, r->page_size) > 0)
-		return true;
-	if (armed)
-		uffdwp__sys_writeprotect(r->h->fd, addr, r->page_size, true);
-	return false;
+	struct uffdwp__wait w = { 0 };
+	uint64_t done;
+	int64_t n;
+
+	do {
+		n = uffdwp__sys_unmark(r->h->fd, addr, r->page_size);
+		if (!n)
+			n = uffdwp__sys_poison(r->h->fd, addr, r->page_size);
+	} while (n == -EAGAIN && uffdwp__wait_events(r->h, &w));
+	if (n <= 0 && armed)
+		uffdwp__writeprotect(r->h, addr, r->page_size, r->kernel_page, true, &done);
+	return n > 0;
 }
 
 /*
@@ -146,7 +175,7 @@ static int place_some(struct uffdwp__piece *p, enum place what, uint64_t src, ui
 	if (err != -EEXIST)
 		return err;
 	armed = uffdwp__piece_was_armed(p, i + n);
-	if (what == PLACE_POISON && r->mode & UFFDWP_MODE_WP &&
+	if (what == PLACE_POISON && r->pages.n &&
 	    poison_marker(r, p->addr + ((i + n) << r->shift), armed))
 		armed = false;
 	uffdwp__piece_unlock(p, i + n, 1, armed ? UFFDWP__ARMED : UFFDWP__FREE);
@@ -170,23 +199,23 @@ static int place_piece(struct uffdwp__piece *p, enum place what, uint64_t src, b
 
 /*
  * After ENOENT: an event may say where the memory is now, that was read since `before` and is not
- * carried out yet; then it is, and the caller looks again. Not in an operation, which the event may
- * be waiting for.
+ * carried out yet; then it is, and the caller looks again: 0. Not in an operation, which the event may
+ * be waiting for. -EAGAIN: it was not carried out in time, and nobody knows.
  */
-__cold static bool moved_on(struct uffdwp *h, uint32_t before)
+__cold static int moved_on(struct uffdwp *h, uint32_t before)
 {
 	struct uffdwp__wait w = { 0 };
 	uint32_t now;
 
 	if (uffdwp__serving(h))
-		return false;
+		return -ENOENT;
 	now = uffdwp__events_now(h);
 	if (now == before)
-		return false;
+		return -ENOENT;
 	while (!uffdwp__events_reached(h, now))
 		if (!uffdwp__wait(&w, UFFDWP__BUSY_NS))
-			return false;
-	return true;
+			return -EAGAIN;
+	return 0;
 }
 
 static int place_range(struct uffdwp_region *r, enum place what, uint64_t addr, uint64_t src,
@@ -209,8 +238,8 @@ static int place_range(struct uffdwp_region *r, enum place what, uint64_t addr, 
 		err = uffdwp__piece_lock(&p, r, addr + pos, len - pos, UFFDWP__BUSY_NS);
 		if (!err)
 			err = place_piece(&p, what, src + pos, flags & UFFDWP_COPY_WP, &n);
-		if (unlikely(err == -ENOENT) && moved_on(r->h, events))
-			err = 0;
+		if (unlikely(err == -ENOENT))
+			err = moved_on(r->h, events);
 		if (done)
 			*done += n;
 	}

@@ -363,7 +363,7 @@ UFFDWP_PUBLIC __cold int uffdwp_region_remove(struct uffdwp_region *r)
 	return 0;
 }
 
-/* Nobody serves any more: what is held then is held for ever, and not waited for once for each region. */
+/* What is held by UFFDWP_LATER stays so, as nobody serves any more: it is not waited for once for each region. */
 __cold void uffdwp__regions_detach(struct uffdwp *h)
 {
 	uint64_t until = uffdwp__sys_now() + UFFDWP__BUSY_NS, now;

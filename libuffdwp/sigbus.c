@@ -57,7 +57,7 @@ static _Thread_local struct {
 static struct {
 	_Atomic(struct uffdwp *) handle[UFFDWP__SIGBUS_MAX];
 	struct uffdwp__readers readers;
-	_Atomic int pid;      /* whose all this is; 0: nobody's, -1: about to be somebody's */
+	_Atomic int pid;      /* whose all this is; 0: nobody's yet, negative: about to be */
 	pthread_mutex_t lock; /* the rest */
 	bool installed;
 	struct sigaction before; /* the handler that ours replaced last */
@@ -286,8 +286,8 @@ __cold static void renew(void)
 {
 	int self = uffdwp__sys_pid(), was = atomic_load_explicit(&chain.pid, memory_order_relaxed);
 
-	if (was != self && was != -1 &&
-	    atomic_compare_exchange_strong_explicit(&chain.pid, &was, -1, memory_order_relaxed,
+	if (was != self && was != -self &&
+	    atomic_compare_exchange_strong_explicit(&chain.pid, &was, -self, memory_order_relaxed,
 						    memory_order_relaxed)) {
 		pthread_mutex_init(&chain.lock, NULL);
 		for (int i = 0; i < 2; i++)

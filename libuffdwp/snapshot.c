@@ -245,6 +245,21 @@ static bool stands_back(struct uffdwp_snapshot *s)
 	return s->back_until;
 }
 
+/* As any thread that serves: what is for the driver's own faults is not for those that it serves. */
+static bool serve_as_driver(struct uffdwp_snapshot *s)
+{
+	bool any;
+
+	if (!s->by_caller || s->h->serve != UFFDWP_SERVE_CALLER)
+		return false;
+	atomic_store_explicit(&s->driver, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->driver_tid, 0, memory_order_relaxed);
+	any = serve_meanwhile(s);
+	atomic_store_explicit(&s->driver, (uintptr_t)pthread_self(), memory_order_relaxed);
+	atomic_store_explicit(&s->driver_tid, uffdwp__sys_tid(), memory_order_relaxed);
+	return any;
+}
+
 /* Once staging is nearly full it is emptied, and not a little. */
 static void look_at_staging(struct uffdwp_snapshot *s)
 {
@@ -291,8 +306,6 @@ static void rest(struct uffdwp_snapshot *s)
 {
 	bool sweeping = atomic_load_explicit(&s->unsaved, memory_order_relaxed);
 
-	if (s->by_caller && serve_meanwhile(s))
-		return;
 	if (waits_for_faults(s)) {
 		uffdwp__snapshot_nap(s, BACK_NS / 1000);
 		return;
@@ -359,8 +372,7 @@ static bool drive(struct uffdwp_snapshot *s, uint64_t until, bool patient)
 
 	begin_driving(s);
 	while (more && uffdwp__snapshot_phase(s) != UFFDWP__ENDED) {
-		if (s->by_caller && unlikely(!uffdwp__events_settled(s->h)))
-			serve_meanwhile(s);
+		serve_as_driver(s);
 		if (uffdwp__snapshot_stopped(s)) {
 			finish(s);
 		} else if (uffdwp__snapshot_phase(s) != UFFDWP__SEALED) {

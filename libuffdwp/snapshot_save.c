@@ -125,7 +125,7 @@ int uffdwp__snapshot_check(struct uffdwp__part *p, int err, uint64_t first, uint
  * From addr: moved or unmapped, of which the event will tell. What is at the old place then is not protected, as if it
  * had been discarded. To protect it again harms nobody: its page is BUSY, and released.
  */
-static bool gone(const struct uffdwp__part *p, uint64_t first, uint64_t n, uint64_t addr)
+static bool gone(struct uffdwp__part *p, uint64_t first, uint64_t n, uint64_t addr)
 {
 	const uint64_t events = UFFDWP_FEATURE_EVENT_REMAP | UFFDWP_FEATURE_EVENT_UNMAP;
 	struct uffdwp_region *r = p->layer.r;
@@ -133,6 +133,8 @@ static bool gone(const struct uffdwp__part *p, uint64_t first, uint64_t n, uint6
 
 	if (!(r->h->features & events))
 		return false;
+	/* Another layer is not to take what is protected here for what was never written. */
+	uffdwp__layer_doubt(&p->layer, first, n);
 	for (uint64_t pos = 0; pos < uffdwp__part_bytes(p, n); pos += r->kernel_page)
 		if (uffdwp__writeprotect(r->h, addr + pos, r->kernel_page, r->kernel_page, true,
 					 &done) == -ENOENT)

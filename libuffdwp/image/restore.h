@@ -96,6 +96,7 @@ struct uffdwp_restore {
 	/* The fill's own. */
 	struct uffdwp__walk walk;
 	size_t next_order;
+	bool given_back; /* it ends, as units were given back until later */
 	uint64_t fill_began_ns, fill_bytes, fill_faults;
 	unsigned int fill_window; /* reads in flight, for now */
 };

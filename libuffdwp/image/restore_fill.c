@@ -104,7 +104,7 @@ static bool next(void *arg, struct uffdwp__run *run)
 		const struct uffdwp__target *t = &rs->targets[rs->walk.region];
 		uint64_t chunk = rs->unit_max > CHUNK ? rs->unit_max : CHUNK;
 
-		if (atomic_load(&rs->stop))
+		if (atomic_load(&rs->stop) || rs->given_back)
 			return false;
 		if (!uffdwp__walk_next(&rs->walk, t->unit_pages, chunk >> shift, run)) {
 			if (!walk_on(rs))
@@ -159,12 +159,6 @@ static uint64_t claim_run(struct uffdwp__target *t, uint64_t *unit, uint64_t end
 
 static const struct uffdwp__placer fill = { .fault = false };
 
-/* What is not there any more, or was given back for later, ends nothing. */
-static int settled(int err)
-{
-	return err == -ENOENT || err == -EAGAIN ? 0 : err;
-}
-
 /* Units that are right: buf holds them. */
 static int place_good(struct uffdwp__target *t, uint64_t unit, uint64_t n, char *buf)
 {
@@ -173,7 +167,7 @@ static int place_good(struct uffdwp__target *t, uint64_t unit, uint64_t n, char 
 
 	while (!err && (n = claim_run(t, &unit, end))) {
 		err = uffdwp__place(t, &fill, unit, n, buf + ((unit - begin) << t->shift));
-		err = settled(err);
+		err = err == -ENOENT ? 0 : err;
 		unit += n;
 	}
 	return err;
@@ -186,7 +180,7 @@ static int place_bad(struct uffdwp__target *t, uint64_t unit, char *buf)
 
 	if (uffdwp__unit_data(t, unit) && uffdwp__claim(t, unit) == UFFDWP__CLAIM_MINE)
 		err = uffdwp__fetch(t, &fill, unit, 1, buf);
-	return settled(err);
+	return err == -ENOENT ? 0 : err;
 }
 
 static int place_piece(struct uffdwp__target *t, uint64_t unit, uint64_t n, char *buf, bool failed)
@@ -224,7 +218,10 @@ static void got(void *arg, const struct uffdwp__run *run, void *buf, int err)
 		piece = min_u64(piece, n - pos);
 		err = place_piece(t, unit + pos, piece, (char *)buf + (pos << t->shift), failed);
 	}
-	if (err) {
+	/* Given back until an event is carried out: who waits for the end begins again. */
+	if (err == -EAGAIN) {
+		rs->given_back = true;
+	} else if (err) {
 		uffdwp__restore_error(rs, err);
 		atomic_store(&rs->stop, true);
 	}
@@ -242,6 +239,7 @@ static void fill_begin(struct uffdwp_restore *rs)
 {
 	rs->walk = (struct uffdwp__walk){ .img = rs->img };
 	rs->next_order = 0;
+	rs->given_back = false;
 	rs->fill_bytes = 0;
 	rs->fill_faults = 0;
 	rs->fill_window = 1;

@@ -84,6 +84,21 @@ static void by_call(struct live *t)
 	CHECK_EQ(uffdwp_close(h), 0);
 }
 
+/* Zeros, which a late message brings, are not placed over it: it may be a mark to the kernel, but of another kind. */
+static void stays(struct live *t)
+{
+	struct uffdwp *h = live_open(UFFDWP_SERVE_THREADS,
+				     UFFDWP_FEATURE_POISON | mem_wp_features(t->mem.kind));
+	struct uffdwp_region *r = live_region(t, h, UFFDWP_MODE_MISSING | UFFDWP_MODE_WP, 1, NULL,
+					      t);
+
+	CHECK_EQ(uffdwp_poison(r, (uintptr_t)t->mem.addr, t->page, NULL), 0);
+	CHECK_EQ(uffdwp_zeropage(r, (uintptr_t)t->mem.addr, t->mem.size, 0, NULL), 0);
+	CHECK_EQ(probe(t->mem.addr), live_poison_code());
+	CHECK_EQ(probe(t->mem.addr + t->page), 0);
+	CHECK_EQ(uffdwp_close(h), 0);
+}
+
 /* Marked as protected past the library, where nothing is: see unknown-mark in missing.c. */
 static void unknown_mark(struct live *t)
 {
@@ -124,6 +139,7 @@ static void lacking(struct live *t)
 static const struct live_case cases[] = {
 	{ "by-operation", by_operation, KINDS_ALL, UFFDWP_FEATURE_POISON, 0 },
 	{ "by-call", by_call, KINDS_ALL, UFFDWP_FEATURE_POISON, 0 },
+	{ "stays", stays, KINDS_ANON | BIT(MEM_MEMFD_PRIVATE), UFFDWP_FEATURE_POISON, 0 },
 	{ "unknown-mark", unknown_mark, KINDS_ALL,
 	  UFFDWP_FEATURE_POISON | UFFDWP_FEATURE_WP_UNPOPULATED, 10 },
 	{ "lacking", lacking, BIT(MEM_ANON), UFFDWP_FEATURE_POISON, 0 },

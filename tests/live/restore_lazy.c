@@ -420,6 +420,46 @@ static void moved_in_flight(struct live *t)
 	mem_unmap(&other);
 }
 
+struct move {
+	void *from, *to;
+	size_t size;
+};
+
+static void *move_it(void *arg)
+{
+	const struct move *m = arg;
+
+	CHECK(mremap(m->from, m->size, m->size, MREMAP_MAYMOVE | MREMAP_FIXED, m->to) == m->to);
+	return NULL;
+}
+
+/* The one thread that serves waits for the end, and the memory moves: nothing is given up for that. */
+static void moved_alone(struct live *t)
+{
+	struct uffdwp_restore_opts o = { .prefetch = 1 };
+	struct move m = { .from = t->mem.addr, .size = t->mem.size };
+	struct uffdwp_restore *rs;
+	struct restored c;
+	pthread_t mover;
+
+	restored_make(&c, t);
+	restored_open(&c, UFFDWP_SERVE_CALLER, UFFDWP_FEATURE_EVENT_REMAP, 0);
+	live_serve_stop(&c.server);
+	rs = restored_start(&c, &o);
+	m.to = mmap(NULL, m.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(m.to != MAP_FAILED);
+	live_thread(&mover, move_it, &m);
+	live_msleep(50);
+	check_complete(&c, rs);
+	live_join(mover);
+	t->mem.addr = m.to;
+	c.addr = (uintptr_t)m.to;
+	live_serve(&c.server, c.h);
+	restored_compare(&c);
+	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
+	restored_end(&c);
+}
+
 /* What the kernel splits into several mappings is restored all the same, whatever is asked for together. */
 static void split(struct live *t, uint32_t prefetch)
 {
@@ -560,6 +600,7 @@ static const struct live_case cases[] = {
 	{ "order", order, BIT(MEM_ANON), 0, 0 },
 	{ "order-used", order_used, BIT(MEM_ANON), 0, 0 },
 	{ "remapped", remapped, BASE, UFFDWP_FEATURE_EVENT_REMAP, 0 },
+	{ "moved-alone", moved_alone, BASE, UFFDWP_FEATURE_EVENT_REMAP, 0 },
 	{ "moved-in-flight", moved_in_flight, BASE, UFFDWP_FEATURE_EVENT_REMAP, 0 },
 	{ "unmapped", unmapped, BASE, UFFDWP_FEATURE_EVENT_UNMAP, 0 },
 	{ "unmapped-some", unmapped_some, BASE, UFFDWP_FEATURE_EVENT_UNMAP, 0 },

@@ -320,25 +320,30 @@ static void order_used(struct live *t)
 
 /* ---- The address space changes ---- */
 
+static void move_away(struct restored *c)
+{
+	struct mem *m = &c->t->mem;
+	char *to = mmap(NULL, m->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(to != MAP_FAILED);
+	CHECK(mremap(m->addr, m->size, m->size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+	m->addr = to;
+	c->addr = (uintptr_t)to;
+}
+
 static void remapped(struct live *t)
 {
 	struct uffdwp_restore_opts o = { .prefetch = 1 };
 	struct uffdwp_restore *rs;
 	struct restored c;
-	char *to;
 
 	restored_make(&c, t);
 	restored_open(&c, UFFDWP_SERVE_THREADS, UFFDWP_FEATURE_EVENT_REMAP, 0);
 	rs = restored_start(&c, &o);
 	CHECK_EQ(live_load(t->mem.addr), live_load(c.data));
-	to = mmap(NULL, t->mem.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(to != MAP_FAILED);
-	CHECK(mremap(t->mem.addr, t->mem.size, t->mem.size, MREMAP_MAYMOVE | MREMAP_FIXED, to) ==
-	      to);
-	t->mem.addr = to;
-	c.addr = (uintptr_t)to;
+	move_away(&c);
 	/* The fault comes after the event, so the prefetch knows the address by then. */
-	live_load(to + t->mem.size - t->page);
+	live_load(t->mem.addr + t->mem.size - t->page);
 	check_complete(&c, rs);
 	restored_compare(&c);
 	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
@@ -393,7 +398,6 @@ static void moved_in_flight(struct live *t)
 	struct restored c;
 	pthread_t toucher;
 	struct mem other;
-	char *to;
 
 	restored_make(&c, t);
 	restored_open_threads(&c, 3, UFFDWP_FEATURE_EVENT_REMAP);
@@ -402,14 +406,9 @@ static void moved_in_flight(struct live *t)
 	live_thread(&toucher, touch, other.addr);
 	while (!atomic_load(&s.begun))
 		live_msleep(1);
-	to = mmap(NULL, t->mem.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(to != MAP_FAILED);
-	CHECK(mremap(t->mem.addr, t->mem.size, t->mem.size, MREMAP_MAYMOVE | MREMAP_FIXED, to) ==
-	      to);
-	t->mem.addr = to;
-	c.addr = (uintptr_t)to;
+	move_away(&c);
 	for (size_t i = 0; i < t->pages; i += 7)
-		CHECK_EQ(live_load(to + i * t->page), live_load(c.data + i * t->page));
+		CHECK_EQ(live_load(t->mem.addr + i * t->page), live_load(c.data + i * t->page));
 	atomic_store(&s.over, true);
 	live_join(toucher);
 	CHECK(!atomic_load(&s.in_vain));
@@ -451,10 +450,11 @@ static void moved_alone(struct live *t)
 	live_thread(&mover, move_it, &m);
 	live_msleep(50);
 	check_complete(&c, rs);
+	/* If it was late, the event is read now. */
+	live_serve(&c.server, c.h);
 	live_join(mover);
 	t->mem.addr = m.to;
 	c.addr = (uintptr_t)m.to;
-	live_serve(&c.server, c.h);
 	restored_compare(&c);
 	CHECK_EQ(uffdwp_restore_free(rs, UFFDWP_RESTORE_REMOVE), 0);
 	restored_end(&c);

@@ -71,12 +71,16 @@ static _Atomic bool discarded;
 static void *discard_all(void *arg)
 {
 	struct snap *c = arg;
-	int err = 0;
+	int err;
 
-	for (size_t i = 0; !err && i < c->t->pages; i++)
-		err = uffdwp_discard(c->r, (uintptr_t)c->t->mem.addr + i * c->t->page, c->t->page,
-				     UFFDWP_DISCARD_DONTNEED, NULL);
-	CHECK_EQ(err, 0);
+	for (size_t i = 0; i < c->t->pages; i++) {
+		/* Busy: who has the page got no CPU for a second. */
+		do
+			err = uffdwp_discard(c->r, (uintptr_t)c->t->mem.addr + i * c->t->page,
+					     c->t->page, UFFDWP_DISCARD_DONTNEED, NULL);
+		while (err == -EBUSY);
+		CHECK_EQ(err, 0);
+	}
 	atomic_store(&discarded, true);
 	return NULL;
 }

@@ -39,12 +39,15 @@ static bool may_be_marker(const struct uffdwp_region *r, int64_t n)
 
 /*
  * Else a mark on a page that is not booked as protected was carried away by a move while its page was released. False:
- * it can not be, or stays. A page that is there is not protected, and remains so; poison remains too.
+ * it can not be, or stays. A page that is there is not protected, and remains so; poison remains too. All that one state
+ * stands for: a part of a huge page would be split off.
  */
 static bool unmarked(const struct uffdwp_region *r, uint64_t addr, int64_t n)
 {
-	return unlikely(n == -EEXIST) && r->pages.n &&
-	       !uffdwp__sys_unmark(r->h->fd, addr, r->kernel_page);
+	if (likely(n != -EEXIST) || !r->pages.n)
+		return false;
+	addr -= uffdwp__offset_of(r, addr) & (r->page_size - 1);
+	return !uffdwp__sys_unmark(r->h->fd, addr, r->page_size);
 }
 
 /* ZEROPAGE can not protect, and hugetlb does not have it. */
@@ -56,7 +59,7 @@ static int64_t place_zeros(struct uffdwp_region *r, uint64_t addr, uint64_t len,
 	if (!wp && r->kernel_page == uffdwp__sys_page_size()) {
 		n = uffdwp__sys_zeropage(fd, addr, len);
 		if (unmarked(r, addr, n))
-			n = uffdwp__sys_zeropage(fd, addr, r->kernel_page);
+			n = uffdwp__sys_zeropage(fd, addr, len);
 		if (!may_be_marker(r, n))
 			return n;
 		wp = true;
@@ -70,7 +73,7 @@ static int64_t place_moved(struct uffdwp_region *r, uint64_t addr, uint64_t src,
 	int64_t n = wp ? -EEXIST : uffdwp__sys_move(r->h->fd, addr, src, len);
 
 	if (!wp && unmarked(r, addr, n))
-		n = uffdwp__sys_move(r->h->fd, addr, src, r->kernel_page);
+		n = uffdwp__sys_move(r->h->fd, addr, src, len);
 	return wp || may_be_marker(r, n) ? move_protected(r, addr, src) : n;
 }
 

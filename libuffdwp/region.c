@@ -122,16 +122,6 @@ __cold static int check_opts(const struct uffdwp *h, const struct uffdwp_region_
 	return check_range(o);
 }
 
-__cold static bool overlaps(struct uffdwp *h, uint64_t addr, uint64_t len)
-{
-	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_relaxed);
-
-	for (uint32_t i = 0; i < t->n; i++)
-		if (t->e[i].start < addr + len && addr < t->e[i].end)
-			return true;
-	return false;
-}
-
 /*
  * Whether it matters that memory is anonymous; finding out may read /proc, in a time that grows with
  * the number of mappings. A kernel that can not protect other memory refuses it when it is registered.
@@ -223,7 +213,7 @@ __cold static int add_locked(struct uffdwp *h, struct uffdwp_region *r,
 	const struct uffdwp__table *t = atomic_load_explicit(&h->table, memory_order_relaxed);
 	int err;
 
-	if (overlaps(h, o->addr, o->len))
+	if (uffdwp__watches(h, o->addr, o->len))
 		FAIL(-EEXIST, "addr 0x%llx len %llu: overlaps a region of this handle",
 		     (unsigned long long)o->addr, (unsigned long long)o->len);
 	err = uffdwp__table_reserve(h, t->n + 1);

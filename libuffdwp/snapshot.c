@@ -161,27 +161,36 @@ static int give_result(struct uffdwp_snapshot *s, struct uffdwp_snapshot_result 
 
 /* ---- Driving ---- */
 
+static bool program_serves(const struct uffdwp_snapshot *s)
+{
+	return s->h->serve == UFFDWP_SERVE_CALLER && !s->h->blocking;
+}
+
 /*
  * Where the program serves, the thread that waits here may be the one that does: who waits for it, and the snapshot that
  * waits for an event, would wait for ever. False: there was nothing to do, or it is not its business.
  */
 static bool serve_meanwhile(const struct uffdwp_snapshot *s)
 {
-	return s->h->serve == UFFDWP_SERVE_CALLER && !s->h->blocking && uffdwp_dispatch(s->h) > 0;
+	return program_serves(s) && uffdwp_dispatch(s->h) > 0;
+}
+
+/* Relaxed: see level_of() in snapshot_save.c. */
+static void set_driver(struct uffdwp_snapshot *s, uintptr_t self, int tid)
+{
+	atomic_store_explicit(&s->driver, self, memory_order_relaxed);
+	atomic_store_explicit(&s->driver_tid, tid, memory_order_relaxed);
 }
 
 static void begin_driving(struct uffdwp_snapshot *s)
 {
 	pthread_mutex_lock(&s->lock);
-	/* Relaxed: see level_of() in snapshot_save.c. */
-	atomic_store_explicit(&s->driver, (uintptr_t)pthread_self(), memory_order_relaxed);
-	atomic_store_explicit(&s->driver_tid, uffdwp__sys_tid(), memory_order_relaxed);
+	set_driver(s, (uintptr_t)pthread_self(), uffdwp__sys_tid());
 }
 
 static void end_driving(struct uffdwp_snapshot *s)
 {
-	atomic_store_explicit(&s->driver, 0, memory_order_relaxed);
-	atomic_store_explicit(&s->driver_tid, 0, memory_order_relaxed);
+	set_driver(s, 0, 0);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -246,18 +255,13 @@ static bool stands_back(struct uffdwp_snapshot *s)
 }
 
 /* As any thread that serves: what is for the driver's own faults is not for those that it serves. */
-static bool serve_as_driver(struct uffdwp_snapshot *s)
+static void serve_as_driver(struct uffdwp_snapshot *s)
 {
-	bool any;
-
-	if (!s->by_caller || s->h->serve != UFFDWP_SERVE_CALLER)
-		return false;
-	atomic_store_explicit(&s->driver, 0, memory_order_relaxed);
-	atomic_store_explicit(&s->driver_tid, 0, memory_order_relaxed);
-	any = serve_meanwhile(s);
-	atomic_store_explicit(&s->driver, (uintptr_t)pthread_self(), memory_order_relaxed);
-	atomic_store_explicit(&s->driver_tid, uffdwp__sys_tid(), memory_order_relaxed);
-	return any;
+	if (!s->by_caller || !program_serves(s))
+		return;
+	set_driver(s, 0, 0);
+	serve_meanwhile(s);
+	set_driver(s, (uintptr_t)pthread_self(), uffdwp__sys_tid());
 }
 
 /* Once staging is nearly full it is emptied, and not a little. */
@@ -840,8 +844,7 @@ static void wait_ended(struct uffdwp_snapshot *s)
 			;
 		return;
 	}
-	while (s->h->serve == UFFDWP_SERVE_CALLER && !s->h->blocking &&
-	       uffdwp__snapshot_phase(s) != UFFDWP__ENDED)
+	while (program_serves(s) && uffdwp__snapshot_phase(s) != UFFDWP__ENDED)
 		if (!serve_meanwhile(s))
 			uffdwp__sys_sleep_us(SERVE_US);
 	pthread_mutex_lock(&s->end_lock);
